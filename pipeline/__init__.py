@@ -1,0 +1,1 @@
+"""Sluice: models behind Kafka."""

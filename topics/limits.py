@@ -1,0 +1,18 @@
+"""Limits of one request, checked before anything is allocated for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["RequestLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may ask for (invariant I4)."""
+
+    value_bytes_max: int = 16 * 1024 * 1024  # a broker's default is 1 MB; people raise it to about 10 MB
+    rows_max: int = 65_536  # 16 MiB of 256-byte rows
+    tensors_max: int = 64  # columns or JSON tensors looked at before the count is refused
+    key_bytes_max: int = 64 * 1024  # a key is copied to the prediction
+    header_chars_max: int = 4_096  # of one header's value
