@@ -1,0 +1,172 @@
+"""The one parse: a chunk of raw requests becomes columns of typed rows, or a rejection for each bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.admit.headers import HeaderReader, RawHeaders, RequestHeaders
+from pipeline.core.clock import SYSTEM_CLOCK, Clock
+from pipeline.core.limits import Limits
+from pipeline.intake import Chunk
+from pipeline.models import Model
+from topics.codecs import Codec
+from topics.codes import BadRequest, Code
+from topics.limits import RequestLimits
+from topics.signature import Columns
+
+__all__ = ["Admission", "Admitted", "Reject"]
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
+"""Takes a chunk and its bad requests (index in the chunk, why)."""
+
+NO_DEADLINE_MS = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Admitted:
+    """Requests of one chunk and one content type, trusted from here on.
+
+    Request ``i`` is message ``indices[i]`` of the chunk; its rows are ``columns[name][row_start[i]:row_start[i+1]]``.
+    """
+
+    chunk: Chunk
+    codec: Codec
+    columns: Columns
+    row_start: IntArray  # (requests + 1,)
+    indices: Sequence[int]
+    decoded_ns: int
+    uniform: RequestHeaders | None  # one reading that holds for every request, else
+    each: Sequence[RequestHeaders]  # one per request
+    deadlines_ms: IntArray | None  # (requests,), Unix, NO_DEADLINE_MS where none; None where no request has one
+
+    def __len__(self) -> int:
+        return len(self.row_start) - 1
+
+    @property
+    def rows(self) -> int:
+        return int(self.row_start[-1])
+
+    def headers(self, request: int) -> RequestHeaders:
+        """What the headers of request ``request`` say."""
+        return self.uniform or self.each[request]
+
+
+class Admission:
+    """Decodes and validates chunks of one model; bad requests go to ``reject`` and harm no neighbour (I7)."""
+
+    def __init__(
+        self,
+        model: Model,
+        limits: Limits,
+        request_limits: RequestLimits,
+        *,
+        reject: Reject,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._inputs = model.signature.inputs
+        self._allow_not_finite = model.manifest.allow_not_finite
+        self._limits = limits
+        self._request_limits = request_limits
+        self._read = HeaderReader(request_limits).read
+        self._reject = reject
+        self._clock = clock
+
+    def __call__(self, chunk: Chunk) -> list[Admitted]:
+        """The chunk's good requests, one `Admitted` per content type it holds."""
+        bad: list[tuple[int, BadRequest]] = []
+        headers = chunk.headers()
+        admitted = self._uniform(chunk, headers, bad) if headers.count(headers[0]) == len(headers) else None
+        if admitted is None:
+            admitted = self._mixed(chunk, headers, bad)
+        if bad:
+            self._reject(chunk, bad)
+        return admitted
+
+    def _uniform(
+        self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]
+    ) -> list[Admitted] | None:
+        """All headers are equal: read once. None where they name something each request must have of its own."""
+        try:
+            one = self._read(headers[0])
+        except BadRequest as error:
+            bad.extend((index, error) for index in range(len(chunk)))
+            return []
+        if one.request_id is not None or one.deadline_ms is not None:
+            return None
+        keys = chunk.keys()
+        if any(key is not None and len(key) > self._request_limits.key_bytes_max for key in keys):
+            return None
+        return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
+
+    def _mixed(
+        self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]
+    ) -> list[Admitted]:
+        stamps, keys = chunk.timestamps_ms(), chunk.keys()
+        groups: dict[str, tuple[list[int], list[RequestHeaders]]] = {}
+        for index, raw in enumerate(headers):
+            try:
+                read = self._read(raw)
+                self._check(read, keys[index], int(stamps[index]))
+            except BadRequest as error:
+                bad.append((index, error))
+                continue
+            indices, each = groups.setdefault(read.codec.content_type, ([], []))
+            indices.append(index)
+            each.append(read)
+        admitted: list[Admitted] = []
+        for indices, each in groups.values():
+            deadlines = None
+            if any(read.deadline_ms is not None for read in each):
+                deadlines = np.array(
+                    [NO_DEADLINE_MS if r.deadline_ms is None else r.deadline_ms for r in each], np.int64
+                )
+            admitted += self._decode(chunk, each[0].codec, indices, None, each, deadlines, bad)
+        return admitted
+
+    def _check(self, read: RequestHeaders, key: bytes | None, stamp_ms: int) -> None:
+        if key is not None and len(key) > self._request_limits.key_bytes_max:
+            raise BadRequest(Code.TOO_LARGE, f"a key of {len(key)} bytes, over {self._request_limits.key_bytes_max}")
+        if read.deadline_ms is not None and abs(read.deadline_ms - stamp_ms) > self._limits.deadline_horizon_ms:
+            raise BadRequest(
+                Code.BAD_DEADLINE,
+                f"deadline {read.deadline_ms} is over {self._limits.deadline_horizon_ms} ms from the "
+                f"request's Kafka timestamp {stamp_ms}: is a clock wrong?",
+            )
+
+    def _decode(
+        self,
+        chunk: Chunk,
+        codec: Codec,
+        indices: Sequence[int],
+        uniform: RequestHeaders | None,
+        each: Sequence[RequestHeaders],
+        deadlines: IntArray | None,
+        bad: list[tuple[int, BadRequest]],
+    ) -> list[Admitted]:
+        values = chunk.values()
+        if uniform is None:
+            values = [values[index] for index in indices]
+        decoded = codec.decode_requests(
+            values, self._inputs, self._request_limits, allow_not_finite=self._allow_not_finite
+        )
+        if decoded.rejected:
+            bad.extend((indices[position], error) for position, error in decoded.rejected)
+            refused = {position for position, _ in decoded.rejected}
+            kept = [position for position in range(len(indices)) if position not in refused]
+            indices = [indices[position] for position in kept]
+            each = [each[position] for position in kept] if uniform is None else ()
+            deadlines = None if deadlines is None else deadlines[kept]
+        if not indices:
+            return []
+        row_start = np.zeros(len(indices) + 1, np.int64)
+        np.cumsum(decoded.rows, out=row_start[1:])
+        return [
+            Admitted(
+                chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines
+            )
+        ]

@@ -1,0 +1,68 @@
+"""What a worker is told, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.limits import Limits
+from topics.limits import RequestLimits
+
+__all__ = ["Guarantee", "Settings"]
+
+# Settings of librdkafka that the flow's guarantees rest on; passing them through would break I1 or I2.
+OWNED = frozenset(
+    {
+        "bootstrap.servers",
+        "group.id",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.idempotence",
+        "enable.partition.eof",
+        "transactional.id",
+        "acks",
+        "request.required.acks",
+        "delivery.report.only.error",
+        "go.delivery.reports",
+    }
+)
+
+
+class Guarantee(StrEnum):
+    """What a consumer of the predictions may rely on."""
+
+    AT_LEAST_ONCE = "at-least-once"
+    EXACTLY_ONCE = "exactly-once"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One worker's settings. Raises `ConfigError` for what cannot work together.
+
+    ``kafka`` passes any librdkafka setting (SASL, TLS, back-offs) to consumer and producer, except those the
+    guarantees rest on. ``instance_id`` is the static membership of this worker (KIP-345): unique in the group.
+    """
+
+    broker: str
+    group: str = "sluice"
+    guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
+    offset_reset: Literal["earliest", "latest"] = "earliest"
+    instance_id: str | None = None
+    kafka: Mapping[str, str] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+    request_limits: RequestLimits = field(default_factory=RequestLimits)
+    threads: int | None = None
+    otlp_endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.broker:
+            raise ConfigError("no broker: give --broker HOST:PORT")
+        if not self.group:
+            raise ConfigError("a consumer group needs a name")
+        if self.guarantee is Guarantee.EXACTLY_ONCE:
+            raise ConfigError("guarantee exactly-once is not built yet; use at-least-once")
+        if owned := sorted(OWNED.intersection(self.kafka)):
+            raise ConfigError(f"{', '.join(owned)}: set by the worker itself, its guarantees rest on it")

@@ -1,0 +1,19 @@
+"""From request topics to chunks: the consumer, its poll thread, and the channel agents iterate."""
+
+from pipeline.intake.channel import ChunkChannel, chunks, intake_of
+from pipeline.intake.chunk import Chunk
+from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, consumer_settings, kafka_consumer
+from pipeline.intake.service import Intake, IntakeListener
+
+__all__ = [
+    "Chunk",
+    "ChunkChannel",
+    "ConsumerFactory",
+    "ConsumerLike",
+    "Intake",
+    "IntakeListener",
+    "chunks",
+    "consumer_settings",
+    "intake_of",
+    "kafka_consumer",
+]

@@ -1,0 +1,66 @@
+"""The librdkafka consumer as the intake uses it, and the settings that the guarantees rest on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from confluent_kafka import Consumer, Message, TopicPartition
+
+__all__ = ["ConsumerFactory", "ConsumerLike", "consumer_settings", "kafka_consumer"]
+
+log = logging.getLogger(__name__)
+
+OnPartitions = Callable[[Any, list[TopicPartition]], None]
+
+
+class ConsumerLike(Protocol):
+    """The part of `confluent_kafka.Consumer` the intake calls; all of it on the poll thread."""
+
+    def subscribe(
+        self, topics: list[str], on_assign: OnPartitions, on_revoke: OnPartitions, on_lost: OnPartitions
+    ) -> None: ...
+    def poll(self, timeout: float) -> Message | None: ...
+    def consume(self, num_messages: int, timeout: float) -> list[Message]: ...
+    def assignment(self) -> list[TopicPartition]: ...
+    def pause(self, partitions: list[TopicPartition]) -> None: ...
+    def resume(self, partitions: list[TopicPartition]) -> None: ...
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> Sequence[TopicPartition] | None: ...
+    def close(self) -> None: ...
+
+
+ConsumerFactory = Callable[[dict[str, Any]], ConsumerLike]
+
+
+def consumer_settings(
+    broker: str, group: str, *, offset_reset: str, instance_id: str | None, extra: Mapping[str, str]
+) -> dict[str, Any]:
+    """Settings of the intake's consumer; ``extra`` (SASL, TLS, ...) may override what is not a guarantee."""
+    tuned: dict[str, Any] = {
+        "auto.offset.reset": offset_reset,
+        "partition.assignment.strategy": "cooperative-sticky",
+        "check.crcs": True,
+        # Re-ask soon when the local queue was full: the default second would stall the flow at full speed.
+        "fetch.queue.backoff.ms": 5,
+        "queued.max.messages.kbytes": 65_536,
+        "topic.metadata.refresh.interval.ms": 30_000,
+    }
+    if extra.get("group.protocol") == "consumer":
+        del tuned["partition.assignment.strategy"]  # the broker assigns (KIP-848)
+    if instance_id is not None:
+        tuned["group.instance.id"] = instance_id
+    owned = {
+        "bootstrap.servers": broker,
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "allow.auto.create.topics": False,
+    }
+    return {**tuned, **extra, **owned}
+
+
+def kafka_consumer(settings: dict[str, Any]) -> ConsumerLike:
+    """A real consumer; librdkafka's own log lines go to the module's logger."""
+    consumer: ConsumerLike = Consumer(settings, logger=log)
+    return consumer

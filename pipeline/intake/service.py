@@ -1,0 +1,301 @@
+"""The Faust service that owns the librdkafka consumer and its one poll thread."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from mode import Service
+
+from pipeline.commit import Ledger, Offsets, TopicPartitionKey
+from pipeline.core.clock import SYSTEM_CLOCK, Clock
+from pipeline.core.errors import BrokerError
+from pipeline.core.limits import Limits
+from pipeline.intake.chunk import Chunk
+from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer
+
+__all__ = ["Intake", "IntakeListener"]
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message ends it at once
+# A consumer's error event that goes on by itself is told once per so much time and topic.
+QUIET_S = 30.0
+
+Deliver = Callable[[Chunk], Awaitable[None]]
+
+
+class IntakeListener(Protocol):
+    """What the intake tells of; called on the poll thread."""
+
+    def received(self, topic: str, requests: int) -> None:
+        """So many requests were polled."""
+        ...
+
+    def committed(self, offsets: Offsets) -> None:
+        """The broker has these next offsets now."""
+        ...
+
+    def released(self, topic: str, requests: int) -> None:
+        """So many unfinished requests went back with a partition; whoever owns it next answers them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    """A listener nobody listens to."""
+
+    def received(self, topic: str, requests: int) -> None: ...
+    def committed(self, offsets: Offsets) -> None: ...
+    def released(self, topic: str, requests: int) -> None: ...
+
+
+class Intake(Service):
+    """Polls requests, hands them over as chunks, commits what the ledger says is finished.
+
+    The poll thread never waits for inference: over the in-flight limits it pauses its partitions and polls on.
+    A revoke blocks inside librdkafka's callback until the partitions' chunks are finished or ``drain_ms_max`` has
+    passed, commits, and only then lets them go; what completes later is ignored (I3). Stopping drains alike.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        ledger: Ledger,
+        limits: Limits,
+        listener: IntakeListener | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        consumer_factory: ConsumerFactory = kafka_consumer,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.ledger = ledger
+        self.limits = limits
+        self.assigned = asyncio.Event()  # set with the first assignment
+        self._settings = dict(settings)
+        self._listener: IntakeListener = listener or _Silent()
+        self._clock = clock
+        self._factory = consumer_factory
+        self._deliver: dict[str, Deliver] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._giving = asyncio.Lock()
+        self._handed: Future[None] | None = None  # the last hand-over; those before it are done when it is
+        self._commit_due_s = 0.0
+        self._committing: Offsets | None = None
+        self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
+        self._paused_at_epoch: int | None = None
+        self._generation = 0
+        self._told_s: dict[str, float] = {}
+
+    def route(self, topic: str, deliver: Deliver) -> None:
+        """Chunks of ``topic`` go to ``deliver``, which may wait: that is the back-pressure. Before the start only."""
+        assert self._thread is None, "topics are routed before the intake starts"
+        assert topic not in self._deliver, f"{topic} has its channel already"
+        self._deliver[topic] = deliver
+
+    async def on_start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._guarded, name="sluice-poll", daemon=True)
+        self._thread.start()
+
+    async def on_stop(self) -> None:
+        self._stopping.set()
+        if self._thread is not None:
+            # The loop runs on meanwhile: the agents still have to finish what was handed over.
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    # --- the poll thread ---------------------------------------------------------------------------------------
+
+    def _guarded(self) -> None:
+        """An intake that fails takes its worker down, so that the group gives its partitions to another."""
+        try:
+            self._poll_loop()
+        except Exception as error:  # handed on: the service crashes with it
+            log.exception("the poll thread failed")
+            reason = error
+            self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(reason)))
+
+    def _poll_loop(self) -> None:
+        consumer = self._factory({**self._settings, "on_commit": self._on_commit})
+        try:
+            consumer.subscribe(
+                list(self._deliver), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping.is_set():
+                self._commit(consumer)
+                if self._has_room():
+                    self._resume(consumer)
+                    self._hand_over(self._poll(consumer))
+                else:
+                    self._pause(consumer)
+                    self._hand_over(self._take(consumer.poll(POLL_S), []))
+            self._let_go(consumer, [(p.topic, p.partition) for p in consumer.assignment()])
+        finally:
+            consumer.close()
+
+    def _poll(self, consumer: ConsumerLike) -> list[Message]:
+        # consume() alone would wait until it has all it was asked for; poll() returns with the first message.
+        first = consumer.poll(POLL_S)
+        if first is None:
+            return []
+        count = min(self.limits.poll_requests_max, int(self.limits.poll_bytes_max / self._request_bytes)) - 1
+        epoch = self._epoch_of(first)
+        rest = consumer.consume(count, 0) if count > 0 else []
+        # A rebalance inside consume() may have taken the first message's partition away, or anew.
+        return self._take(first if self._epoch_of(first) == epoch else None, rest)
+
+    def _epoch_of(self, message: Message) -> int | None:
+        topic, partition = message.topic(), message.partition()
+        return None if topic is None or partition is None else self.ledger.epoch((topic, partition))
+
+    def _take(self, first: Message | None, rest: Sequence[Message]) -> list[Message]:
+        messages = [*([] if first is None else [first]), *rest]
+        if any(map(Message.error, messages)):
+            for message in messages:
+                if (error := message.error()) is not None:
+                    self._tell(error, message.topic() or "")
+            messages = [message for message in messages if message.error() is None]
+        return messages
+
+    def _tell(self, error: KafkaError, topic: str) -> None:
+        if error.fatal():
+            raise BrokerError(f"the consumer cannot go on: {error.str()}")
+        now_s = time.monotonic()
+        key = f"{topic} {error.name()}"
+        if now_s - self._told_s.get(key, -QUIET_S) >= QUIET_S:
+            self._told_s[key] = now_s
+            log.warning("%s: %s", topic or "consumer", error.str())
+
+    def _hand_over(self, messages: list[Message]) -> None:
+        """Track the messages and give them to the event loop, a chunk per partition, in one call."""
+        if not messages:
+            return
+        polled_ns, polled_unix_ms = self._clock.now_ns(), self._clock.unix_ms()
+        runs: dict[TopicPartitionKey, list[Message]] = {}
+        for partition, by_partition in groupby(messages, Message.partition):
+            for topic, run in groupby(by_partition, Message.topic):
+                runs.setdefault((str(topic), partition or 0), []).extend(run)
+        chunks = []
+        for (topic, partition), run in runs.items():
+            epoch = self.ledger.epoch((topic, partition))
+            if epoch is None:
+                continue  # revoked while it was polled: its next owner reads it again
+            chunk = Chunk(
+                topic,
+                partition,
+                epoch,
+                run,
+                polled_ns=polled_ns,
+                polled_unix_ms=polled_unix_ms,
+                finish=self.ledger.finish,
+            )
+            self.ledger.track(chunk)
+            self._listener.received(topic, len(run))
+            chunks.append(chunk)
+        self._request_bytes = 0.5 * self._request_bytes + 0.5 * sum(map(len, messages)) / len(messages)
+        self._handed = asyncio.run_coroutine_threadsafe(self._give(chunks), self._loop)
+
+    async def _give(self, chunks: Sequence[Chunk]) -> None:
+        async with self._giving:  # first in, first out: a partition's chunks stay in order
+            for chunk in chunks:
+                await self._deliver[chunk.topic](chunk)
+
+    def _has_room(self) -> bool:
+        """Whether the flow can take another poll; waits a little, since pausing is dearer than waiting."""
+        wait_s = 0.0 if self._paused_at_epoch is not None else self.limits.pause_after_ms / 1000
+        if self._handed is not None:
+            try:
+                self._handed.result(wait_s)
+            except FutureTimeoutError:
+                return False
+        return self.ledger.wait_below(self.limits.in_flight_requests_max, self.limits.in_flight_bytes_max, wait_s)
+
+    def _pause(self, consumer: ConsumerLike) -> None:
+        if self._paused_at_epoch != self._generation:
+            consumer.pause(consumer.assignment())
+            self._paused_at_epoch = self._generation
+
+    def _resume(self, consumer: ConsumerLike) -> None:
+        if self._paused_at_epoch is not None:
+            consumer.resume(consumer.assignment())
+            self._paused_at_epoch = None
+
+    # --- commits -----------------------------------------------------------------------------------------------
+
+    def _commit(self, consumer: ConsumerLike) -> None:
+        now_s = time.monotonic()
+        if now_s < self._commit_due_s or self._committing is not None:
+            return
+        self._commit_due_s = now_s + self.limits.commit_interval_ms / 1000
+        if offsets := self.ledger.committable():
+            self._committing = offsets
+            consumer.commit(offsets=_as_list(offsets), asynchronous=True)
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        """Outcome of an asynchronous commit; called from a poll."""
+        offsets, self._committing = self._committing or {}, None
+        failed = {(p.topic, p.partition) for p in partitions if error is not None or p.error is not None}
+        if failed:
+            log.warning("commit failed, will be repeated: %s", error or [p.error for p in partitions if p.error])
+            self.ledger.forget_commit({key: offset for key, offset in offsets.items() if key in failed})
+        self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
+
+    def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
+        offsets = self.ledger.committable(keys)
+        if not offsets:
+            return
+        try:
+            outcome = consumer.commit(offsets=_as_list(offsets), asynchronous=False)
+        except KafkaException as error:  # the next owner repeats these requests: at least once
+            log.warning("last commit of %s failed: %s", sorted(offsets), error)
+            return
+        failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
+        self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
+
+    # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
+
+    def _on_assign(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._generation += 1
+        self.ledger.assign((p.topic, p.partition) for p in partitions)
+        log.info("assigned %s", _names(partitions))
+        self._loop.call_soon_threadsafe(self.assigned.set)
+
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._generation += 1
+        log.info("revoked %s", _names(partitions))
+        self._let_go(consumer, [(p.topic, p.partition) for p in partitions])
+
+    def _on_lost(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._generation += 1
+        log.warning("lost %s: nothing of them is published or committed any more", _names(partitions))
+        self._release([(p.topic, p.partition) for p in partitions])
+
+    def _let_go(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
+        """Drain within the shared deadline, commit, release."""
+        if not self.ledger.wait_drained(keys, time.monotonic() + self.limits.drain_ms_max / 1000):
+            log.warning("not drained within %d ms, given back unfinished", self.limits.drain_ms_max)
+        self._commit_now(consumer, keys)
+        self._release(keys)
+
+    def _release(self, keys: Sequence[TopicPartitionKey]) -> None:
+        for topic, requests in self.ledger.release(keys).items():
+            self._listener.released(topic, requests)
+
+
+def _as_list(offsets: Offsets) -> list[TopicPartition]:
+    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+
+def _names(partitions: Sequence[TopicPartition]) -> str:
+    return " ".join(f"{p.topic}/{p.partition}" for p in partitions) or "nothing"
