@@ -1,0 +1,25 @@
+"""What tests on a real broker share: one Apache Kafka a session, started when the first test asks, and topic names."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pipeline.local import EmbeddedKafka
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[EmbeddedKafka]:
+    """A running broker with its ``bootstrap``; shared by every test, so tests keep to topics and groups of their own."""
+    with EmbeddedKafka() as kafka:
+        yield kafka
+
+
+@pytest.fixture(scope="session")
+def topic() -> Callable[..., str]:
+    """Makes names nobody used before, for topics, models and groups: ``topic()``, ``topic("digits")``."""
+    session, numbers = uuid.uuid4().hex[:6], itertools.count()
+    return lambda base="t": f"{base}-{session}-{next(numbers)}"
