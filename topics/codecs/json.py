@@ -213,8 +213,7 @@ def _numbers(values: list[Any], tensor: Tensor, null_is_nan: bool) -> Array:
         return array
     kind = np.iinfo(dtype)
     if float in types:
-        if not all(type(v) is int or (v.is_integer() and abs(v) <= OBJECTS_MAX = 512  # 64 inputs and 64 outputs, each with parameters, and as much again for what we do not know
-EXACT_FLOAT_MAX) for v in values):
+        if not all(type(v) is int or (v.is_integer() and abs(v) <= EXACT_FLOAT_MAX) for v in values):
             raise BadRequest(Code.WRONG_DTYPE, f"{name} has values that are no {tensor.datatype}")
         values = [int(value) for value in values]
     if min(values) < kind.min or max(values) > kind.max:
