@@ -1,0 +1,243 @@
+"""Sends requests and hands each its first terminal record: what `Client` and `AsyncClient` share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from topics.client.reader import Answer, Reader, headers_of
+from topics.connect import Connection
+from topics.errors import ClientClosed, InputError, KafkaFailed, NotAnswered, TopicMissing, TopicsError
+from topics.names import Topics
+from topics.records import Header, Request
+from topics.signature import Signature
+
+__all__ = ["Exchange", "Sent"]
+
+TICK_S = 0.05  # how late a time-out may be told, and a delivery error
+OVERDUE_S = 1.0  # an answer this late may lie in a partition added since: look, at most this often
+READ_MAX = 1000
+START_S = 30.0
+_REQUEST_ID = Header.REQUEST_ID.value
+
+
+@dataclass(slots=True)
+class _Call:
+    answer: Future[Answer]
+    sent_s: float
+    until_s: float
+
+
+class Sent:
+    """The delivery reports of one stream of requests, which may arrive on several threads."""
+
+    def __init__(self) -> None:
+        self.count = 0  # handed to librdkafka; written by the producing thread alone
+        self._left = 0
+        self._error: KafkaError | None = None
+        self._lock = threading.Lock()
+        self._failed = 0
+
+    def __call__(self, error: KafkaError | None, message: Any) -> None:
+        with self._lock:
+            self._left += 1
+            if error is not None:
+                self._failed += 1
+                self._error = error
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a delivery report."""
+        return self.count - self._left
+
+    def check(self, connection: Connection) -> int:
+        """How many were acknowledged. Raises `KafkaFailed` where any was not."""
+        if self._error is not None:
+            raise connection.failed(f"{self._failed} of {self.count} requests not delivered", self._error)
+        if self.waiting:
+            raise KafkaFailed(f"{self.waiting} of {self.count} requests not acknowledged in time")
+        return self.count
+
+
+class Exchange:
+    """One producer, one reading thread, and the calls in flight by request id.
+
+    The first call finds the ends of the predictions topic *before* it sends, so that no answer is missed; the
+    thread then reads everyone's predictions and picks out our own. Repeats find no call and are dropped.
+    Thread-safe.
+    """
+
+    def __init__(self, connection: Connection, topics: Topics, signature: Signature | None) -> None:
+        self.topics = topics
+        self._connection = connection
+        self._signature = signature
+        self._producer = connection.producer(linger_ms=0)
+        self._calls: dict[str, _Call] = {}
+        self._lock = threading.Lock()  # over _calls, _thread and _closed
+        self._starting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._requests_seen = False
+
+    @property
+    def started(self) -> bool:
+        """Whether `start` would return at once."""
+        return self._thread is not None
+
+    def start(self) -> None:
+        """Look for the topics and begin to read. Raises `TopicMissing`, `KafkaFailed`, `ClientClosed`."""
+        with self._starting:
+            if self._closed:
+                raise ClientClosed("the client is closed")
+            if self._thread is not None:
+                return
+            self.look()
+            reader = Reader(self._connection, self.topics.predictions, timeout_s=START_S)
+            self._thread = threading.Thread(target=self._run, args=(reader,), name="topics-client", daemon=True)
+            self._thread.start()
+
+    def look(self) -> None:
+        """Raise `TopicMissing` unless there is a request topic: producing blindly might create one, or wait minutes."""
+        if self._requests_seen:
+            return
+        try:
+            there = self.topics.requests in self._producer.list_topics(timeout=START_S).topics
+        except KafkaException as error:
+            raise self._connection.failed(f"cannot look at {self.topics.requests}", error) from error
+        if not there:
+            broker = self._connection.broker
+            raise TopicMissing(
+                f"topic {self.topics.requests} does not exist at {broker}: apply the model's topics first"
+            )
+        self._requests_seen = True
+
+    def ask(self, request: Request, timeout_s: float) -> Future[Answer]:
+        """Send and return the coming answer; it fails with `NotAnswered`, `KafkaFailed` or `ClientClosed`.
+
+        Does not wait once started. Raises ``BufferError`` where librdkafka's queue is full (try again), `InputError`
+        for a request that is too large or whose id is in flight already.
+        """
+        self.start()
+        assert request.request_id is not None
+        request_id, now_s = request.request_id, time.monotonic()
+        answer: Future[Answer] = Future()
+        with self._lock:
+            if self._thread is None:
+                raise ClientClosed("the client is closed" if self._closed else "reading stopped, try again")
+            if request_id in self._calls:
+                raise InputError(f"request id {request_id!r} is in flight already")
+            self._calls[request_id] = _Call(answer, now_s, now_s + timeout_s)
+
+        def delivered(error: KafkaError | None, message: Message[Any, Any]) -> None:
+            if error is not None:
+                self._settle(request_id, self._connection.failed("request not delivered", error))
+
+        try:
+            self.send(request, delivered)
+        except BaseException:
+            self._forget(request_id)
+            raise
+        answer.add_done_callback(lambda _: self._forget(request_id))  # a cancelled call leaves nothing behind
+        return answer
+
+    def send(self, request: Request, delivered: Any) -> None:
+        """Queue ``request``. Raises ``BufferError`` where the queue is full, `InputError` where it is too large."""
+        headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
+        try:
+            self._producer.produce(
+                self.topics.requests, request.value, request.key, headers=headers, on_delivery=delivered
+            )
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                raise InputError(f"a request of {len(request.value)} bytes is too large for Kafka") from error
+            raise self._connection.failed("request not sent", error) from error
+
+    def offer(self, request: Request, sent: Sent) -> bool:
+        """Queue ``request`` as one of ``sent``; False where the queue is full. Raises as `send`."""
+        try:
+            self.send(request, sent)
+        except BufferError:
+            return False
+        sent.count += 1
+        return True
+
+    def serve_deliveries(self, wait_s: float) -> None:
+        """Handle delivery reports that are there, or come within ``wait_s``."""
+        self._producer.poll(wait_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Send what is queued, stop reading, fail what is unanswered with `ClientClosed`. Idempotent."""
+        with self._lock:
+            self._closed = True
+            thread = self._thread
+        self._producer.flush(timeout_s)
+        if thread is not None:
+            thread.join()
+
+    def _run(self, reader: Reader) -> None:
+        failure: TopicsError = ClientClosed("the client was closed before an answer came")
+        try:
+            with reader:
+                tick_s = looked_s = time.monotonic()
+                while not self._closed:
+                    self._settle_all(reader.read(TICK_S, READ_MAX))
+                    self._producer.poll(0)
+                    now_s = time.monotonic()
+                    if now_s - tick_s >= TICK_S:
+                        tick_s = now_s
+                        oldest_s = self._expire(now_s)
+                        if now_s - max(oldest_s, looked_s) > OVERDUE_S:
+                            looked_s = now_s
+                            reader.refresh()
+        except TopicsError as error:
+            failure = error
+        finally:
+            with self._lock:
+                self._thread = None  # the next call starts anew
+                left = list(self._calls)
+            for request_id in left:
+                self._settle(request_id, failure)
+
+    def _settle_all(self, messages: Sequence[Message[Any, Any]]) -> None:
+        for message in messages:
+            for name, value in headers_of(message):
+                if name == _REQUEST_ID and isinstance(value, bytes):
+                    request_id = value.decode(errors="replace")
+                    if request_id in self._calls:
+                        self._settle(request_id, self._read(message))
+                    break
+
+    def _read(self, message: Message[Any, Any]) -> Answer | TopicsError:
+        try:
+            return Answer.of(message, self._signature)
+        except ValueError as error:
+            return TopicsError(f"{self.topics.predictions}: {error}")
+
+    def _expire(self, now_s: float) -> float:
+        """Fail the calls that have waited long enough; returns when the oldest left was sent (now: none)."""
+        with self._lock:
+            calls = list(self._calls.items())
+        for request_id, call in calls:
+            if call.until_s <= now_s:
+                text = f"no answer to request {request_id} within {call.until_s - call.sent_s:.3g} s"
+                self._settle(request_id, NotAnswered(f"{text}: is a worker serving {self.topics.requests}?"))
+        return min((call.sent_s for _, call in calls if call.until_s > now_s), default=now_s)
+
+    def _settle(self, request_id: str, outcome: Answer | TopicsError) -> None:
+        call = self._forget(request_id)
+        if call is None or not call.answer.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, TopicsError):
+            call.answer.set_exception(outcome)
+        else:
+            call.answer.set_result(outcome)
+
+    def _forget(self, request_id: str) -> _Call | None:
+        with self._lock:
+            return self._calls.pop(request_id, None)

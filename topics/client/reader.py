@@ -1,0 +1,163 @@
+"""Reads every partition of one topic, without a consumer group, from a fixed moment on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+
+from topics.client.messages import outputs_of
+from topics.connect import Connection
+from topics.errors import TopicMissing
+from topics.records import Headers, Terminal
+from topics.signature import Signature
+
+__all__ = ["Answer", "Reader", "Start", "headers_of"]
+
+Start = Literal["earliest", "latest"]
+
+_GIVEN_UP = frozenset(
+    {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_AUTHORIZATION_FAILED}
+)
+
+
+def headers_of(message: Message[Any, Any]) -> Headers:
+    """Headers as they arrived: librdkafka gives a list of name and bytes, whatever its type says."""
+    return message.headers() or ()  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A terminal record and where it lies; ``timestamp_ms`` is Kafka's, Unix epoch."""
+
+    record: Terminal
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    signature: Signature | None = None
+
+    def outputs(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Each output as ``(rows, *shape)``. Raises `Expired`, `Rejected`, or `TopicsError` for a broken value."""
+        return outputs_of(self.record, self.signature)
+
+    @classmethod
+    def of(cls, message: Message[Any, Any], signature: Signature | None = None) -> Answer:
+        """Raises ``ValueError`` where ``message`` does not carry the contract's headers."""
+        record = Terminal.from_kafka(message.key(), message.value(), headers_of(message))
+        place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
+        return cls(record, *place, message.timestamp()[1], signature)
+
+
+class Reader:
+    """Messages of all partitions of ``topic``: from ``earliest``, or those written after this call returns.
+
+    For one thread at a time. Raises `TopicMissing`, `KafkaFailed`; librdkafka heals lost connections itself.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        topic: str,
+        start: Start = "latest",
+        *,
+        to_end: bool = False,
+        timeout_s: float = 30,
+    ) -> None:
+        self.topic = topic
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._consumer = connection.consumer(enable_partition_eof=to_end)
+        self._partitions: set[int] = set()
+        try:
+            found = self._found()
+            if not found:
+                raise TopicMissing(
+                    f"topic {topic} does not exist at {connection.broker}: apply the model's topics first"
+                )
+            self._ends = self._end_offsets(found) if to_end or start == "latest" else {}
+            self._assign({p: OFFSET_BEGINNING if start == "earliest" else self._ends[p] for p in found})
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    def read(self, wait_s: float, count_max: int = 1000) -> list[Message[Any, Any]]:
+        """What is there, after waiting up to ``wait_s`` for a first message; empty when none came."""
+        try:
+            # consume(n, wait) would wait for all n: one first, then what has been fetched with it.
+            messages = self._consumer.consume(1, wait_s)
+            if messages and count_max > 1:
+                messages += self._consumer.consume(count_max - 1, 0)
+        except KafkaException as error:
+            raise self._connection.failed(f"cannot read {self.topic}", error) from error
+        return [message for message in messages if self._is_record(message)]
+
+    def read_to_end(self, idle_s: float = 30.0) -> Iterator[Message[Any, Any]]:
+        """What lay in the topic when the reader was made (``to_end``), partition by partition interleaved."""
+        open_ends = {p: end for p, end in self._ends.items() if end > 0}
+        while open_ends:
+            try:
+                messages = self._consumer.consume(1, idle_s) + self._consumer.consume(1000, 0)
+            except KafkaException as error:
+                raise self._connection.failed(f"cannot read {self.topic}", error) from error
+            if not messages:
+                raise self._connection.failed(f"cannot read {self.topic}", KafkaError(KafkaError._TIMED_OUT))
+            for message in messages:
+                partition, offset = message.partition() or 0, message.offset() or 0
+                end = open_ends.get(partition)
+                if self._is_record(message) and end is not None and offset < end:
+                    yield message
+                # An end-of-partition mark counts too: the last offsets may be transaction markers.
+                mark = message.error()
+                if mark.code() == KafkaError._PARTITION_EOF if mark else end is not None and offset + 1 >= end:
+                    open_ends.pop(partition, None)
+
+    def refresh(self) -> bool:
+        """Read partitions added since, from their beginning; says whether there were any."""
+        added = self._found() - self._partitions
+        if added:
+            self._assign(dict.fromkeys(added, OFFSET_BEGINNING))
+        return bool(added)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _found(self) -> set[int]:
+        try:
+            # A consumer's metadata request does not create the topic.
+            topic = self._consumer.list_topics(self.topic, timeout=self._timeout_s).topics[self.topic]
+        except KafkaException as error:
+            raise self._connection.failed(f"cannot look at {self.topic}", error) from error
+        if topic.error is not None and topic.error.code() not in _GIVEN_UP - {KafkaError.TOPIC_AUTHORIZATION_FAILED}:
+            raise self._connection.failed(f"cannot look at {self.topic}", topic.error)
+        return set(topic.partitions)
+
+    def _end_offsets(self, partitions: set[int]) -> dict[int, int]:
+        ends = {}
+        try:
+            for p in partitions:
+                place = TopicPartition(self.topic, p)
+                ends[p] = self._consumer.get_watermark_offsets(place, timeout=self._timeout_s)[1]
+        except KafkaException as error:
+            raise self._connection.failed(f"cannot find the end of {self.topic}", error) from error
+        return ends
+
+    def _assign(self, offsets: dict[int, int]) -> None:
+        self._consumer.incremental_assign([TopicPartition(self.topic, p, o) for p, o in offsets.items()])
+        self._partitions |= offsets.keys()
+
+    def _is_record(self, message: Message[Any, Any]) -> bool:
+        error = message.error()
+        if error is not None and (error.fatal() or error.code() in _GIVEN_UP):
+            raise self._connection.failed(f"cannot read {self.topic}", error)
+        return error is None

@@ -1,0 +1,83 @@
+"""librdkafka clients as this package opens them: quiet, safe defaults, any setting passed through."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from topics.errors import KafkaFailed, kafka_failed
+
+T = TypeVar("T")
+
+__all__ = ["MESSAGE_BYTES_MAX", "Connection"]
+
+MESSAGE_BYTES_MAX = 17 * 1024 * 1024  # a 16 MiB request with its key and headers; the topic has the last word
+
+# librdkafka's own lines ("Connection refused" and the like) go to this logger, never straight to a terminal.
+_logger = logging.getLogger("topics.kafka")
+_logger.addHandler(logging.NullHandler())
+
+PRODUCER: Mapping[str, Any] = {
+    "enable.idempotence": True,  # acks=all, no repeats and no reordering by retries
+    "partitioner": "murmur2_random",  # the Java client's: one key, one partition, whatever the language
+    "message.max.bytes": MESSAGE_BYTES_MAX,
+    "message.timeout.ms": 120_000,  # outlasts a broker's restart and a minute's network cut
+    "retry.backoff.ms": 20,
+    "delivery.report.only.error": False,
+}
+CONSUMER: Mapping[str, Any] = {
+    "group.id": "sluice-reader",  # librdkafka wants a name; nothing is ever committed or joined
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "auto.offset.reset": "earliest",  # a recreated topic or passed retention: read what there is, skip nothing
+    "check.crcs": True,
+    "fetch.wait.max.ms": 100,  # an upper bound only: the broker answers as soon as a byte is there
+    "fetch.error.backoff.ms": 50,
+}
+
+
+class Connection:
+    """How to reach one Kafka: ``broker`` is ``HOST:PORT[,...]``, ``kafka`` any librdkafka settings (SASL, TLS).
+
+    Remembers librdkafka's last error, so that a failed call can say more than "timed out". Raises `KafkaFailed`
+    where librdkafka refuses a setting.
+    """
+
+    def __init__(self, broker: str, kafka: Mapping[str, str] | None = None) -> None:
+        self.broker = broker
+        self._kafka = dict(kafka or {})
+        self._last = ""
+
+    def producer(self, **settings: Any) -> Producer:
+        """A producer; ``settings`` have underscores for dots and yield to the user's."""
+        return self._open(Producer, PRODUCER, settings)
+
+    def consumer(self, **settings: Any) -> Consumer:
+        """A consumer that belongs to no group."""
+        return self._open(Consumer, CONSUMER, settings)
+
+    def admin(self) -> AdminClient:
+        """An admin client."""
+        return self._open(AdminClient, {}, {})
+
+    def failed(self, what: str, cause: KafkaException | KafkaError) -> KafkaFailed:
+        """The error to raise for ``cause``."""
+        return kafka_failed(what, self.broker, cause, self._last)
+
+    def _open(self, kind: Callable[..., T], defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> T:
+        own = {name.replace("_", "."): value for name, value in settings.items()}
+        config = {**defaults, **own, **self._kafka, "bootstrap.servers": self.broker, "error_cb": self._remember}
+        try:
+            return kind(config, logger=_logger)
+        except (KafkaException, ValueError, TypeError) as error:
+            cause = error.args[0] if error.args else error
+            text = cause.str() if isinstance(cause, KafkaError) else str(cause)
+            raise KafkaFailed(f"Kafka setting refused: {text}") from error
+
+    def _remember(self, error: KafkaError) -> None:
+        if error.code() != KafkaError._ALL_BROKERS_DOWN:  # says nothing that the error before it did not
+            self._last = error.str()
