@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.observe import is_sampled
 from topics.codecs import Codec, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
@@ -40,6 +41,7 @@ class RequestHeaders:
     stages: bool = False
     traceparent: str | None = None
     tracestate: str | None = None
+    sampled: bool = False  # by the traceparent's flag
 
 
 class HeaderReader:
@@ -71,7 +73,7 @@ class HeaderReader:
         request_id = get(Header.REQUEST_ID)
         if request_id == "":
             raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
-        stages = get(Header.STAGES)
+        stages, traceparent = get(Header.STAGES), get(Header.TRACEPARENT)
         if stages not in (None, "0", "1"):
             raise BadRequest(Code.BAD_HEADER, "header stages is neither 0 nor 1")
         return RequestHeaders(
@@ -80,8 +82,9 @@ class HeaderReader:
             deadline_ms=_whole(get(Header.DEADLINE_MS), Header.DEADLINE_MS, Code.BAD_DEADLINE),
             priority=_priority(get(Header.PRIORITY)),
             stages=stages == "1",
-            traceparent=get(Header.TRACEPARENT),
+            traceparent=traceparent,
             tracestate=get(Header.TRACESTATE),
+            sampled=traceparent is not None and is_sampled(traceparent.encode()),
         )
 
     def _codec_of(self, content_type: str) -> Codec:

@@ -81,6 +81,7 @@ class Ledger:
         self._epochs = 0
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
+        self._abandoned = False
         self.ignored = 0  # completions of assignments that were lost (F10)
 
     def assign(self, keys: Iterable[TopicPartitionKey]) -> None:
@@ -168,11 +169,20 @@ class Ledger:
             self._changed.notify_all()
         return given_back
 
+    def abandon(self) -> None:
+        """The flow has failed: nothing will be finished any more, so nobody need wait for it."""
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+
     def wait_below(self, requests: int, size_bytes: int, timeout_s: float) -> bool:
         """Wait until less than both is in flight; False on time-out."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: self.in_flight_requests < requests and self.in_flight_bytes < size_bytes, timeout_s
+                lambda: (
+                    (self.in_flight_requests < requests and self.in_flight_bytes < size_bytes) or self._abandoned
+                ),
+                timeout_s,
             )
 
     def wait_drained(self, keys: Iterable[TopicPartitionKey], deadline_s: float) -> bool:
@@ -180,6 +190,8 @@ class Ledger:
         keys = list(keys)
         with self._changed:
             return self._changed.wait_for(
-                lambda: not any(key in self._partitions and self._partitions[key].open for key in keys),
-                max(0.0, deadline_s - time.monotonic()),
-            )
+                lambda: self._abandoned or not self._any_open(keys), max(0.0, deadline_s - time.monotonic())
+            ) and not self._any_open(keys)
+
+    def _any_open(self, keys: list[TopicPartitionKey]) -> bool:
+        return any(key in self._partitions and self._partitions[key].open for key in keys)

@@ -27,7 +27,9 @@ class Chunk:
     ``epoch`` numbers the assignment the chunk came with; ``polled_ns`` is monotonic, ``polled_unix_ms`` Unix.
     """
 
-    __slots__ = ("_finish", "epoch", "messages", "offsets", "partition", "polled_ns", "polled_unix_ms", "topic")
+    __slots__ = (
+        "_finish", "_stamps_ms", "epoch", "messages", "offsets", "partition", "polled_ns", "polled_unix_ms", "topic"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Chunk:
         self.polled_unix_ms = polled_unix_ms
         self.offsets: list[int] = list(map(Message.offset, messages))
         self._finish = finish
+        self._stamps_ms: TimestampMs | None = None
 
     def __len__(self) -> int:
         return len(self.messages)
@@ -70,9 +73,11 @@ class Chunk:
 
     def timestamps_ms(self) -> TimestampMs:
         """Kafka timestamps, Unix milliseconds; the time of the poll where a message has none."""
-        stamps = np.fromiter(starmap(_stamp, map(Message.timestamp, self.messages)), np.int64, len(self.messages))
-        stamps[stamps <= 0] = int(self.polled_unix_ms)
-        return stamps
+        if self._stamps_ms is None:
+            stamps = np.fromiter(starmap(_stamp, map(Message.timestamp, self.messages)), np.int64, len(self.messages))
+            stamps[stamps <= 0] = int(self.polled_unix_ms)
+            self._stamps_ms = stamps
+        return self._stamps_ms
 
     @property
     def size_bytes(self) -> int:

@@ -106,11 +106,16 @@ class Intake(Service):
 
     async def on_start(self) -> None:
         self._loop = asyncio.get_running_loop()
+
+    async def on_started(self) -> None:
+        """Poll only when the services this one depends on are up."""
         self._thread = threading.Thread(target=self._guarded, name="sluice-poll", daemon=True)
         self._thread.start()
 
     async def on_stop(self) -> None:
         self._stopping.set()
+        if self.crashed:
+            self.ledger.abandon()  # who should finish what is in flight is gone too
         if self._thread is not None:
             # The loop runs on meanwhile: the agents still have to finish what was handed over.
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)

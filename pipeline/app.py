@@ -1,0 +1,214 @@
+"""Builds the Faust app: the whole flow on one page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import faust
+from faust.types import StreamT
+from mode import Service
+
+from pipeline.admit import Admission
+from pipeline.commit import Ledger, Offsets
+from pipeline.core.clock import SYSTEM_CLOCK, Clock
+from pipeline.core.errors import ConfigError
+from pipeline.core.settings import Settings
+from pipeline.infer import Backend, Batch, Device, Lane
+from pipeline.infer.backends import backend_for
+from pipeline.intake import Chunk, ConsumerFactory, Intake, chunks, consumer_settings, intake_of, kafka_consumer
+from pipeline.models import Model
+from pipeline.observe import Observer
+from pipeline.publish import ProducerLike, Publisher, kafka_producer, producer_settings
+from pipeline.window import Window, WorkConserving
+
+__all__ = ["Flow", "create_app", "flow_of"]
+
+FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
+
+_FLOW = "sluice_flow"
+
+
+class Flow(Service):
+    """What lies between a chunk and its acknowledged terminal record, for every model of one worker."""
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        settings: Settings,
+        *,
+        ledger: Ledger,
+        observer: Observer,
+        clock: Clock,
+        producer_factory: Callable[[dict[str, Any]], ProducerLike],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.models = tuple(models)
+        self.observer = observer
+        self.windows: dict[str, Window] = {}
+        self._settings = settings
+        self._ledger = ledger
+        self._clock = clock
+        self._backends: list[tuple[Model, Backend]] = []
+        self.device = Device(fail=self._fail, clock=clock)
+        self.publisher = Publisher(
+            producer_factory(producer_settings(settings.broker, extra=settings.kafka)),
+            ledger=ledger,
+            observer=observer,
+            limits=settings.limits,
+            fail=self._fail,
+            clock=clock,
+        )
+
+    def load(self) -> None:
+        """Load every model; raises `ModelError` or `BackendError` before anything is polled."""
+        for model in self.models[len(self._backends) :]:
+            backend = backend_for(model.manifest.backend)
+            backend.load(model, threads=self._settings.threads)
+            self._backends.append((model, backend))
+
+    async def on_start(self) -> None:
+        loop = self._running = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self.load)
+        limits = self._settings.limits
+        for model, backend in self._backends:
+            lane = self.device.add(model, backend, limits.slots, self._publish)
+            manifest = model.manifest
+            self.windows[model.name] = Window(
+                lane,
+                self.device,
+                WorkConserving(manifest.rows_max, int(manifest.gather_ms_max * 1e6)),
+                rows_max=limits.waiting_batches_max * manifest.rows_max,
+                expire=partial(self.publisher.expire, model),
+                clock=self._clock,
+            )
+        self.observer.start()
+        self.publisher.start()
+        self.device.start(loop)
+
+    async def on_stop(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self._close)
+
+    def _close(self) -> None:
+        self.device.stop()
+        self.publisher.stop(FLUSH_S)
+        self.observer.shutdown()
+
+    def _publish(self, lane: Lane, batch: Batch) -> None:
+        self.publisher.publish(self.device, lane, batch)
+
+    def _fail(self, error: BaseException) -> None:
+        """A thread of the flow has died: end the worker, so that its partitions go to another."""
+        self._ledger.abandon()
+        self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(error)))
+
+
+class _Told:
+    """Tells the observer, which counts by model, what the intake knows by topic."""
+
+    def __init__(self, models: Sequence[Model], observer: Observer) -> None:
+        self._names = {model.topics.requests: model.name for model in models}
+        self._observer = observer
+
+    def received(self, topic: str, requests: int) -> None:
+        self._observer.received(self._names[topic], requests)
+
+    def committed(self, offsets: Offsets) -> None:
+        self._observer.committed(offsets)
+
+    def released(self, topic: str, requests: int) -> None:
+        self._observer.released(self._names[topic], requests)
+
+
+def create_app(
+    models: Sequence[Model],
+    settings: Settings,
+    *,
+    observer: Observer | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+    consumer_factory: ConsumerFactory = kafka_consumer,
+    producer_factory: Callable[[dict[str, Any]], ProducerLike] = kafka_producer,
+) -> faust.App:
+    """A Faust app that serves ``models``; it also runs as ``faust -A MODULE worker``.
+
+    Ordinary topics and agents may be added to it; Faust's own Kafka transport is started only then, in a
+    consumer group of its own, ``GROUP-agents``. Raises `ConfigError` where there is nothing to serve.
+    """
+    if not models:
+        raise ConfigError("no models to serve")
+    app = faust.App(
+        f"{settings.group}-agents",
+        broker=[f"kafka://{host.strip()}" for host in settings.broker.split(",")],
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=0,
+        stream_wait_empty=False,
+    )
+    add_flow(app, models, settings, observer, clock, consumer_factory, producer_factory)
+    return app
+
+
+def add_flow(
+    app: faust.App,
+    models: Sequence[Model],
+    settings: Settings,
+    observer: Observer | None,
+    clock: Clock,
+    consumer_factory: ConsumerFactory,
+    producer_factory: Callable[[dict[str, Any]], ProducerLike],
+) -> None:
+    """The way of a request: chunk, admit, window; from there the device and completion threads go on."""
+    ledger = Ledger()  # which offsets are finished
+    observer = observer or Observer(otlp_endpoint=settings.otlp_endpoint, clock=clock)
+    flow = Flow(
+        models, settings, ledger=ledger, observer=observer, clock=clock, producer_factory=producer_factory
+    )
+    intake = Intake(
+        consumer_settings(
+            settings.broker,
+            settings.group,
+            offset_reset=settings.offset_reset,
+            instance_id=settings.instance_id,
+            extra=settings.kafka,
+        ),
+        ledger=ledger,
+        limits=settings.limits,
+        listener=_Told(models, observer),
+        clock=clock,
+        consumer_factory=consumer_factory,
+    )
+    intake.add_dependency(flow)  # started before the first poll, stopped after the last commit
+    setattr(app, _FLOW, flow)
+    for model in models:
+        _add_model(app, model, flow, intake, settings, clock)
+
+
+def _add_model(
+    app: faust.App, model: Model, flow: Flow, intake: Intake, settings: Settings, clock: Clock
+) -> None:
+    admit = Admission(
+        model,
+        settings.limits,
+        settings.request_limits,
+        reject=partial(flow.publisher.reject, model, "admit"),
+        clock=clock,
+    )
+
+    async def serve(stream: StreamT[Chunk]) -> None:
+        async for chunk in stream:
+            try:
+                await flow.windows[model.name].offer(admit(chunk))
+            except Exception as error:  # Faust would restart the agent past this chunk: end the worker instead
+                flow._fail(error)
+
+    app.agent(chunks(app, model.topics.requests, intake=intake), name=model.topics.requests)(serve)
+
+
+def flow_of(app: faust.App) -> tuple[Flow, Intake]:
+    """The flow and the intake of an app made by `create_app`."""
+    flow: Flow = getattr(app, _FLOW)
+    return flow, intake_of(app)

@@ -1,0 +1,137 @@
+"""What the device runs once: rows of many requests side by side in one slot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.admit import Admitted
+from pipeline.core.errors import SluiceError
+from pipeline.infer.backend import Slot
+from topics.signature import Tensor
+
+__all__ = ["Batch", "Joined", "Piece", "Run"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """Whole requests ``lo..hi`` of one `Admitted`, rows one after the other from ``slot_row`` on."""
+
+    admitted: Admitted
+    lo: int
+    hi: int
+    slot_row: int
+
+    def __len__(self) -> int:
+        return self.hi - self.lo
+
+    @property
+    def first_row(self) -> int:
+        """Where the run's rows begin in the admitted columns."""
+        return int(self.admitted.row_start[self.lo])
+
+    @property
+    def rows(self) -> int:
+        return int(self.admitted.row_start[self.hi]) - self.first_row
+
+
+@dataclass(slots=True, eq=False)
+class Joined:
+    """The outputs of a request that is larger than a batch, gathered piece by piece."""
+
+    admitted: Admitted
+    request: int
+    left: int  # rows
+    outputs: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    failed: bool = False
+
+    def take(self, slot: Slot, piece: Piece, tensors: tuple[Tensor, ...], total: int) -> bool:
+        """Copy a piece's outputs; True when the request is whole. Completion thread only."""
+        if not self.outputs:
+            self.outputs = {tensor.name: tensor.empty(total) for tensor in tensors}
+        for name, whole in self.outputs.items():
+            whole[piece.row : piece.row + piece.rows] = slot.outputs[name][piece.slot_row : piece.slot_row + piece.rows]
+        self.left -= piece.rows
+        return self.left == 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Rows ``row..row+rows`` of one request that is larger than a batch."""
+
+    joined: Joined
+    row: int  # within the request
+    rows: int
+    slot_row: int
+
+    @property
+    def first_row(self) -> int:
+        """Where the piece's rows begin in the admitted columns."""
+        return int(self.joined.admitted.row_start[self.joined.request]) + self.row
+
+    @property
+    def admitted(self) -> Admitted:
+        return self.joined.admitted
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Runs and pieces in a slot, and the moments they passed (monotonic ns)."""
+
+    runs: list[Run]
+    pieces: list[Piece]
+    rows: int
+    planned_ns: int
+    copied_ns: int = 0
+    started_ns: int = 0
+    computed_ns: int = 0
+    slot: Slot | None = None
+    error: SluiceError | None = None
+
+    def parts(self) -> Iterator[Run | Piece]:
+        """All that lies in the slot."""
+        yield from self.runs
+        yield from self.pieces
+
+    def fill(self, slot: Slot) -> None:
+        """Write the rows into the slot's buffers: the one copy between a request's bytes and the device."""
+        self.slot = slot
+        for name, buffer in slot.inputs.items():
+            for part in self.parts():
+                first, rows = part.first_row, part.rows
+                buffer[part.slot_row : part.slot_row + rows] = part.admitted.columns[name][first : first + rows]
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches of half the requests each, to find the one a failure is about (I7)."""
+        parts: list[Run | Piece] = []
+        for part in self.parts():
+            if isinstance(part, Run) and len(part) > 1:
+                middle = (part.lo + part.hi) // 2
+                parts += [Run(part.admitted, part.lo, middle, 0), Run(part.admitted, middle, part.hi, 0)]
+            else:
+                parts.append(part)
+        assert len(parts) > 1, "one request cannot be halved"
+        middle = len(parts) // 2
+        return self._of(parts[:middle]), self._of(parts[middle:])
+
+    @property
+    def is_single(self) -> bool:
+        """Whether only one request is in it."""
+        return len(self.pieces) + sum(map(len, self.runs)) == 1
+
+    def _of(self, parts: list[Run | Piece]) -> Batch:
+        batch = Batch([], [], 0, self.planned_ns)
+        for part in parts:
+            batch.add(part)
+        return batch
+
+    def add(self, part: Run | Piece) -> None:
+        """Append a part behind those already in it."""
+        if isinstance(part, Run):
+            self.runs.append(Run(part.admitted, part.lo, part.hi, self.rows))
+        else:
+            self.pieces.append(Piece(part.joined, part.row, part.rows, self.rows))
+        self.rows += part.rows

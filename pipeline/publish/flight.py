@@ -1,0 +1,42 @@
+"""Records on their way to the broker, and what is done once all of them have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.publish.terminal import HeaderList
+
+__all__ = ["Flight", "Record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to produce."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: HeaderList
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """Records that settle together. ``record`` makes one of them anew where it has to be produced again."""
+
+    left: int
+    settle: Callable[[], None]
+    record: Callable[[int], Record]
+    refused: Callable[[int, str], None]  # the broker will never take this record: too large
+    attempts: dict[int, int] = field(default_factory=dict)  # by position, only where one failed
+
+    def arrived(self) -> None:
+        """One more is settled."""
+        self.left -= 1
+        if self.left == 0:
+            self.settle()
+
+    @classmethod
+    def of(cls, records: Sequence[Record], settle: Callable[[], None], refused: Callable[[int, str], None]) -> Flight:
+        """A flight of records that are kept until it has settled; for the rare ones."""
+        return cls(len(records), settle, records.__getitem__, refused)

@@ -1,0 +1,59 @@
+"""The librdkafka producer of the terminal records, and the settings the guarantees rest on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from confluent_kafka import KafkaError, Message, Producer
+
+__all__ = ["OnDelivery", "ProducerLike", "kafka_producer", "producer_settings"]
+
+log = logging.getLogger(__name__)
+
+OnDelivery = Callable[[KafkaError | None, Message], None]
+HeaderList = Sequence[tuple[str, str | bytes | None]]
+
+
+class ProducerLike(Protocol):
+    """The part of `confluent_kafka.Producer` the publisher calls; all of it on the completion thread."""
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        key: bytes | None = None,
+        *,
+        headers: Any = ...,
+        on_delivery: OnDelivery = ...,
+    ) -> None: ...
+    def poll(self, timeout: float) -> int: ...
+    def flush(self, timeout: float) -> int: ...
+
+
+def producer_settings(broker: str, *, extra: Mapping[str, str]) -> dict[str, Any]:
+    """Idempotent, acknowledged by all replicas; ``extra`` may override what is not a guarantee."""
+    tuned: dict[str, Any] = {
+        # A batch of predictions arrives at once, so little is won by waiting for more: half a millisecond
+        # lets one request's worth of records share a message set and costs a lone request that much.
+        "linger.ms": 0.5,
+        # The broker knows its own limit and says so per record; the client's default would refuse sooner.
+        "message.max.bytes": 100_000_000,
+        "queue.buffering.max.kbytes": 1_048_576,
+    }
+    if "group.protocol" in extra:
+        extra = {name: value for name, value in extra.items() if name != "group.protocol"}
+    owned = {
+        "bootstrap.servers": broker,
+        "enable.idempotence": True,
+        "acks": "all",
+        "allow.auto.create.topics": False,
+    }
+    return {**tuned, **extra, **owned}
+
+
+def kafka_producer(settings: dict[str, Any]) -> ProducerLike:
+    """A real producer; librdkafka's own log lines go to the module's logger."""
+    producer: ProducerLike = Producer(settings, logger=log)
+    return producer

@@ -1,0 +1,247 @@
+"""The completion thread: outputs become predictions, the broker's acknowledgements become finished offsets."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from queue import Empty, SimpleQueue
+
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from pipeline.commit import Ledger
+from pipeline.core.clock import SYSTEM_CLOCK, Clock
+from pipeline.core.errors import BrokerError, SluiceError
+from pipeline.core.limits import Limits
+from pipeline.infer import Batch, Device, Lane, Run
+from pipeline.intake import Chunk
+from pipeline.models import Model
+from pipeline.observe import Observer
+from pipeline.publish.flight import Flight, Record
+from pipeline.publish.predictions import Predictions
+from pipeline.publish.producer import ProducerLike
+from pipeline.publish.terminal import HeaderList, dead_letter_headers, notice_headers, notice_value
+from pipeline.window import Late
+from topics.codes import BadRequest, Code
+from topics.records import Status
+from topics.signature import Columns
+
+__all__ = ["Publisher"]
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], None]
+
+# While acknowledgements are due the thread alternates between them and its queue; so long may a finished batch
+# wait for it. An acknowledgement ends the wait at once.
+ACK_POLL_S = 0.0005
+RETRY_DELAY_S = 0.2  # before a record that librdkafka gave up on is produced again: brokers need a moment
+
+
+class Publisher:
+    """Publishes the terminal records of every model of a worker, and finishes requests in the ledger.
+
+    All records are produced and polled by one thread, in the order the work came. A request is finished when all
+    its records (a dead letter and its notice are two) are acknowledged (I1, I2). Nothing is produced for an
+    assignment that was lost (I3). A record librdkafka gives up on is produced again up to ``delivery_attempts_max``
+    times, then the worker fails: its partitions go to another.
+    """
+
+    def __init__(
+        self,
+        producer: ProducerLike,
+        *,
+        ledger: Ledger,
+        observer: Observer,
+        limits: Limits,
+        fail: Callable[[BaseException], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.produce = producer.produce  # for `Predictions`, whose loop is the hot path
+        self._producer = producer
+        self.observer = observer
+        self.clock = clock
+        self._ledger = ledger
+        self._limits = limits
+        self._fail = fail
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self.unacked = 0
+        self._thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
+
+    # --- what other threads hand over ----------------------------------------------------------------------------
+
+    def publish(self, device: Device, lane: Lane, batch: Batch) -> None:
+        """A batch was started: wait for its outputs and publish them. Any thread."""
+        self._queue.put(partial(self._complete, device, lane, batch))
+
+    def reject(self, model: Model, stage: str, chunk: Chunk, bad: Sequence[tuple[int, BadRequest]]) -> None:
+        """Requests of a chunk that cannot be answered. Any thread."""
+        self._queue.put(partial(self._reject, model, stage, chunk, bad))
+
+    def expire(self, model: Model, late: Sequence[Late]) -> None:
+        """Requests past their deadline. Any thread."""
+        self._queue.put(partial(self._expire, model, late))
+
+    def start(self) -> None:
+        """Start the completion thread."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        if left := self._producer.flush(timeout_s):
+            log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+
+    # --- the completion thread -------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while True:
+                try:
+                    work = self._queue.get(block=self.unacked == 0)
+                except Empty:
+                    self._producer.poll(ACK_POLL_S)
+                    continue
+                if work is None:
+                    return
+                work()
+                self._producer.poll(0)
+        except BaseException as error:
+            self._fail(error)
+            raise
+
+    def _complete(self, device: Device, lane: Lane, batch: Batch) -> None:
+        assert batch.slot is not None
+        error = batch.error
+        if error is None:
+            try:
+                lane.backend.wait(batch.slot)
+            except SluiceError as raised:
+                error = raised
+        batch.computed_ns = self.clock.now_ns()
+        if error is not None:
+            self._failed(device, lane, batch, error)
+            return
+        outputs: list[tuple[Run, Columns]] = []
+        for run in batch.runs:
+            rows = slice(run.slot_row, run.slot_row + run.rows)
+            outputs.append((run, {name: array[rows] for name, array in batch.slot.outputs.items()}))
+        for piece in batch.pieces:
+            joined = piece.joined
+            total = int(np.diff(joined.admitted.row_start[joined.request : joined.request + 2])[0])
+            if not joined.failed and joined.take(batch.slot, piece, lane.model.signature.outputs, total):
+                outputs.append((Run(joined.admitted, joined.request, joined.request + 1, 0), joined.outputs))
+        # An assignment that was lost is somebody else's by now (I3).
+        outputs = [(run, columns) for run, columns in outputs if self._ledger.is_current(run.admitted.chunk)]
+        Predictions(self, lane.model, batch, outputs)
+        device.give_back(lane, batch)
+
+    def _failed(self, device: Device, lane: Lane, batch: Batch, error: SluiceError) -> None:
+        """Bisect until the request the failure is about is alone; that one is rejected (I7)."""
+        device.give_back(lane, batch, retry=not batch.is_single)
+        if not batch.is_single:
+            log.warning("%s: a batch of %d rows failed, runs again in halves: %s", lane.model.label, batch.rows, error)
+            return
+        for part in batch.parts():
+            if isinstance(part, Run):
+                admitted, request = part.admitted, part.lo
+            else:
+                admitted, request = part.admitted, part.joined.request
+                if part.joined.failed:
+                    return
+                part.joined.failed = True
+            reason = BadRequest(Code.MODEL_FAILED, str(error))
+            self._reject(lane.model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
+
+    def _reject(self, model: Model, stage: str, chunk: Chunk, bad: Sequence[tuple[int, BadRequest]]) -> None:
+        if not self._ledger.is_current(chunk):
+            return
+        for index, why in bad:
+            message = chunk.messages[index]
+            key = message.key()
+            records = [
+                Record(
+                    model.topics.dead_letters,
+                    message.value(),
+                    key,
+                    dead_letter_headers(chunk, index, model.label, why.code, why.reason, stage),
+                )
+            ]
+            if model.manifest.answer_rejected:
+                headers = notice_headers(chunk, index, model.label, Status.REJECTED)
+                records.append(Record(model.topics.predictions, notice_value(why.code, why.reason), key, headers))
+            self._send_all(records, partial(self._finish, chunk, [index], model, self.observer.dead_lettered))
+
+    def _expire(self, model: Model, late: Sequence[Late]) -> None:
+        reason = "the deadline passed before the request could run"
+        for admitted, requests in late:
+            chunk = admitted.chunk
+            if not self._ledger.is_current(chunk):
+                continue
+            indices = [admitted.indices[request] for request in requests]
+            records = [
+                Record(
+                    model.topics.predictions,
+                    notice_value(Code.DEADLINE_PASSED, reason),
+                    chunk.messages[index].key(),
+                    notice_headers(chunk, index, model.label, Status.EXPIRED),
+                )
+                for index in indices
+            ]
+            self._send_all(records, partial(self._finish, chunk, indices, model, self.observer.expired))
+
+    def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
+        count(model.name, len(indices))
+        chunk.finish(indices)
+
+    # --- producing and acknowledgements ------------------------------------------------------------------------
+
+    def _send_all(self, records: Sequence[Record], settle: Callable[[], None]) -> None:
+        flight = Flight.of(records, settle, self._cannot_reject)
+        for position, record in enumerate(records):
+            self.send(flight, position, record)
+
+    def _cannot_reject(self, position: int, reason: str) -> None:
+        raise BrokerError(f"a dead letter or notice is refused by the broker, nothing can be committed: {reason}")
+
+    def send(self, flight: Flight, position: int, record: Record) -> None:
+        """Produce one record of a flight; waits (polling) where librdkafka's queue is full."""
+        while True:
+            try:
+                self.produce(record.topic, record.value, record.key, headers=record.headers,
+                             on_delivery=partial(self.delivered, flight, position))  # fmt: skip
+            except BufferError:  # the queue is full: acknowledgements make room
+                self._producer.poll(ACK_POLL_S)
+                continue
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise
+                flight.refused(position, str(error.args[0].str()))
+                flight.arrived()
+                return
+            self.unacked += 1
+            return
+
+    def delivered(self, flight: Flight, position: int, error: KafkaError | None, message: Message) -> None:
+        self.unacked -= 1
+        if error is None:
+            flight.arrived()
+            return
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            flight.refused(position, error.str())
+            flight.arrived()
+            return
+        attempts = flight.attempts[position] = flight.attempts.get(position, 1) + 1
+        if error.fatal() or attempts > self._limits.delivery_attempts_max:
+            raise BrokerError(f"cannot publish to {message.topic()}: {error.str()}")
+        log.warning("publishing to %s failed, attempt %d follows: %s", message.topic(), attempts, error.str())
+        self._queue.put(partial(self._send_again, flight, position))
+
+    def _send_again(self, flight: Flight, position: int) -> None:
+        time.sleep(RETRY_DELAY_S)
+        self.send(flight, position, flight.record(position))

@@ -1,0 +1,79 @@
+"""Headers and values of the terminal records: predictions, expired and rejected notices, dead letters."""
+
+from __future__ import annotations
+
+import orjson
+
+from pipeline.intake import Chunk
+from topics.codes import Code
+from topics.records import JSON, Header, Headers, Status, source_of
+
+__all__ = ["HeaderList", "dead_letter_headers", "notice_headers", "notice_value", "request_id_of"]
+
+HeaderList = list[tuple[str, str | bytes | None]]
+
+REASON_CHARS_MAX = 1_000  # a reason may quote the request; the header must not grow with it
+
+# What a dead letter says of itself. A replayed request may carry the last dead letter's: overwritten, never stacked.
+_OWN = frozenset(
+    str(name)
+    for name in (
+        Header.REQUEST_ID,
+        Header.STATUS,
+        Header.MODEL,
+        Header.SOURCE,
+        Header.ERROR_CODE,
+        Header.ERROR_REASON,
+        Header.ERROR_STAGE,
+    )
+)
+
+
+def request_id_of(headers: Headers | None, source: str) -> str:
+    """The request's own id where it brought one that is text, else its source; for requests that may be bad."""
+    for name, raw in headers or ():
+        if name == Header.REQUEST_ID and raw:
+            try:
+                return raw.decode()
+            except UnicodeDecodeError:
+                break
+    return source
+
+
+def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason: str, stage: str) -> HeaderList:
+    """The request's own headers as they were, then why and where it was rejected."""
+    headers = chunk.messages[index].headers()
+    source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
+    kept: HeaderList = [(name, raw) for name, raw in headers or () if name not in _OWN]
+    return [
+        *kept,
+        (Header.REQUEST_ID, request_id_of(headers, source)),
+        (Header.STATUS, Status.REJECTED),
+        (Header.MODEL, model),
+        (Header.SOURCE, source),
+        (Header.ERROR_CODE, code),
+        (Header.ERROR_REASON, _one_line(reason)),
+        (Header.ERROR_STAGE, stage),
+    ]
+
+
+def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> HeaderList:
+    """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON."""
+    source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
+    return [
+        (Header.REQUEST_ID, request_id_of(chunk.messages[index].headers(), source)),
+        (Header.CONTENT_TYPE, JSON),
+        (Header.STATUS, status),
+        (Header.MODEL, model),
+        (Header.SOURCE, source),
+    ]
+
+
+def notice_value(code: Code, reason: str) -> bytes:
+    """``{"code": ..., "reason": ...}``"""
+    return orjson.dumps({"code": str(code), "reason": _one_line(reason)})
+
+
+def _one_line(reason: str) -> str:
+    text = " ".join(reason.split())
+    return text if len(text) <= REASON_CHARS_MAX else text[: REASON_CHARS_MAX - 1] + "…"

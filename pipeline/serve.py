@@ -1,0 +1,72 @@
+"""Runs one worker until it is told to stop or fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import uvloop
+
+from pipeline.app import create_app, flow_of
+from pipeline.core.settings import Settings
+from pipeline.models import Model
+
+__all__ = ["run_worker"]
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(
+    models: Sequence[Model],
+    settings: Settings,
+    *,
+    ready: Callable[[], None] = lambda: None,
+    report: Path | None = None,
+) -> int:
+    """Serve ``models`` until SIGTERM or SIGINT, drain, and return the exit code: 0, or 1 where the flow failed.
+
+    ``ready`` is called once partitions are assigned and requests can be answered; a second signal ends the
+    process at once. ``report`` names a file for the observer's last snapshot, as JSON. Raises `SluiceError` for
+    what is wrong before the start.
+    """
+    return uvloop.run(_serve(models, settings, ready, report))
+
+
+async def _serve(
+    models: Sequence[Model], settings: Settings, ready: Callable[[], None], report: Path | None
+) -> int:
+    app = create_app(models, settings)
+    flow, intake = flow_of(app)
+    flow.load()
+    told = asyncio.Event()
+
+    def stop() -> None:
+        if told.is_set():
+            os._exit(130)
+        log.info("draining")
+        told.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    try:
+        await app.start()
+        await app.wait_first(told.wait(), intake.assigned.wait())
+        if intake.assigned.is_set() and not told.is_set():
+            ready()
+            await app.wait_first(told.wait())
+        crashed = app.crashed
+        await app.stop()
+    finally:
+        if report is not None:
+            report.write_text(json.dumps(flow.observer.snapshot().to_dict()))
+    if crashed:
+        log.error("the worker failed: %s", app.crash_reason)
+        return 1
+    log.info("drained")
+    return 0
