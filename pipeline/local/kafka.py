@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
@@ -23,9 +23,9 @@ from rich.progress import Progress
 from pipeline.core.errors import BrokerError
 from pipeline.local.jars import class_path
 from pipeline.local.java import Java, find_java
-from pipeline.local.process import Guarded, Process, end, spawn_detached
+from pipeline.local.process import Guarded, ProcessId
 
-__all__ = ["EmbeddedKafka", "cluster_id"]
+__all__ = ["EmbeddedKafka", "cluster_id", "quiet"]
 
 HOST = "127.0.0.1"
 START_WAIT_S_MAX = 120.0  # 3 to 5 s on an idle machine, ten times that on a loaded one
@@ -35,6 +35,9 @@ METADATA_WAIT_S = 1.0
 PORT_ATTEMPTS = 5  # another program may take a free port between our look and Kafka's bind
 LOG_TAIL_LINES = 15
 PORTS = range(18_000, 32_000)  # below the ephemeral range: no client's own port can take ours while Kafka is down
+
+_silence = logging.getLogger("pipeline.local.probe")  # refused connections are what a start looks like
+_silence.setLevel(logging.CRITICAL + 1)
 
 JVM = (
     "-Xmx512m",
@@ -82,7 +85,7 @@ class EmbeddedKafka:
     ``directory`` holds its data, settings and logs and is kept; without one a temporary folder is used, which `stop`
     removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports, name
     to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties`` overrides any
-    setting of the broker. The broker dies with this process, however this process ends, unless ``detached``.
+    setting of the broker. The broker dies with this process, however this process ends, unless `release` lets it go.
     ``progress`` shows the first download; without one a bar of our own does, where standard error is a terminal.
     """
 
@@ -94,18 +97,15 @@ class EmbeddedKafka:
         progress: Progress | None = None,
         properties: Mapping[str, str] = MappingProxyType({}),
         listeners: Mapping[str, str] = MappingProxyType({}),
-        detached: bool = False,
     ) -> None:
-        assert not (detached and directory is None), "a detached broker needs a folder that someone can find again"
         self._given = directory
         self._directory = directory
         self._fixed_port = port
         self._progress = progress
         self._properties = dict(properties)
         self._listeners = dict(listeners)
-        self._detached = detached
         self._ports: dict[str, int] = {}
-        self._process: Process | None = None
+        self._process: Guarded | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -165,13 +165,18 @@ class EmbeddedKafka:
         """SIGKILL, as a crash would; data and port are kept for `restart`."""
         assert self._process, "not started"
         self._process.kill()
-        self._process.wait()
         self._process = None
 
     def restart(self) -> None:
         """Stop if running, and start on the same data and port."""
         self._end()
         self.start()
+
+    def release(self) -> ProcessId:
+        """Let the broker go on after this process has ended; the returned id is then the only way to end it."""
+        assert self._process and self._given, "a broker to be found again needs a folder of its own"
+        process, self._process = self._process, None
+        return process.release()
 
     def __enter__(self) -> Self:
         self.start()
@@ -184,7 +189,7 @@ class EmbeddedKafka:
 
     def _end(self) -> None:
         if self._process:
-            end(self._process, STOP_WAIT_S_MAX)
+            self._process.end(STOP_WAIT_S_MAX)
             self._process = None
 
     def _choose_ports(self) -> dict[str, int]:
@@ -231,15 +236,13 @@ class EmbeddedKafka:
     def _log_option(self) -> tuple[str, str]:
         return f"-Dsluice.log={self.directory / 'kafka.log'}", JVM[-1]
 
-    def _spawn(self, java: Java, jars: str) -> Process:
+    def _spawn(self, java: Java, jars: str) -> Guarded:
         main = ["-cp", jars, "kafka.Kafka", str(self.directory / "server.properties")]
         argv = [str(java.path), *JVM, self._log_option()[0], *main]
         output = self.directory / "kafka.out"
         for old in (output, self.directory / "kafka.log"):
             old.unlink(missing_ok=True)  # an error must show this start's lines
-        if self._detached:
-            return spawn_detached(argv, log=output)
-        return Guarded(argv, log=output, scratch=None if self._given else self.directory)
+        return Guarded(argv, output=output, errors=output, scratch=None if self._given else self.directory)
 
     def _wait_until_healthy(self, identity: str) -> None:
         assert self._process
@@ -277,12 +280,15 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
+def quiet(bootstrap: str) -> dict[str, Any]:
+    """A client's settings that say nothing while a broker is not there yet, and try again soon."""
+    return {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200, "logger": _silence}
+
+
 def cluster_id(bootstrap: str, wait_s_max: float) -> str | None:
     """The id of the cluster that answers there with at least one live broker, or None after ``wait_s_max`` seconds."""
-    quiet = logging.Logger("refused connections while starting are expected", logging.CRITICAL + 1)
-    admin = AdminClient({"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200}, logger=quiet)
     try:
-        found = admin.list_topics(timeout=wait_s_max)
+        found = AdminClient(quiet(bootstrap)).list_topics(timeout=wait_s_max)
     except KafkaException:
         return None
     return str(found.cluster_id) if found.brokers else None
