@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import faust
@@ -131,23 +134,26 @@ def create_app(
     clock: Clock = SYSTEM_CLOCK,
     consumer_factory: ConsumerFactory = kafka_consumer,
     producer_factory: Callable[[dict[str, Any]], ProducerLike] = kafka_producer,
+    **faust_options: Any,
 ) -> faust.App:
     """A Faust app that serves ``models``; it also runs as ``faust -A MODULE worker``.
 
     Ordinary topics and agents may be added to it; Faust's own Kafka transport is started only then, in a
-    consumer group of its own, ``GROUP-agents``. Raises `ConfigError` where there is nothing to serve.
+    consumer group of its own, ``GROUP-agents``. ``faust_options`` are `faust.App`'s. Raises `ConfigError` where
+    there is nothing to serve.
     """
     if not models:
         raise ConfigError("no models to serve")
-    app = faust.App(
-        f"{settings.group}-agents",
-        broker=[f"kafka://{host.strip()}" for host in settings.broker.split(",")],
-        web_enabled=False,
-        topic_disable_leader=True,
-        topic_allow_declare=False,
-        table_standby_replicas=0,
-        stream_wait_empty=False,
-    )
+    options = {
+        "broker": [f"kafka://{host.strip()}" for host in settings.broker.split(",")],
+        "datadir": Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}",  # the flow keeps nothing there
+        "web_enabled": False,
+        "topic_disable_leader": True,
+        "topic_allow_declare": False,
+        "table_standby_replicas": 0,
+        "stream_wait_empty": False,
+    }
+    app = faust.App(f"{settings.group}-agents", **{**options, **faust_options})
     add_flow(app, models, settings, observer, clock, consumer_factory, producer_factory)
     return app
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -58,6 +59,7 @@ async def _serve(
         await app.start()
         await app.wait_first(told.wait(), intake.assigned.wait())
         if intake.assigned.is_set() and not told.is_set():
+            _quiet_gc()
             ready()
             await app.wait_first(told.wait())
         crashed = app.crashed
@@ -70,3 +72,14 @@ async def _serve(
         return 1
     log.info("drained")
     return 0
+
+
+def _quiet_gc() -> None:
+    """Keep the cycle collector out of the way of the flow, which makes no cycles.
+
+    Requests in flight are a few hundred thousand containers that live for milliseconds. By default every 700 of
+    them start a collection and, with all that Faust imports counted as old, full ones took a fifth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)

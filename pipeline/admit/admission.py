@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.admit.headers import HeaderReader, RawHeaders, RequestHeaders
+from pipeline.admit.headers import HeaderReader, RequestHeaders
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
-from pipeline.intake import Chunk
+from pipeline.intake import Chunk, RawHeaders
 from pipeline.models import Model
 from topics.codecs import Codec
 from topics.codes import BadRequest, Code

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from pipeline.intake import RawHeaders
 from pipeline.observe import is_sampled
 from topics.codecs import Codec, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import JSON, Header
 
-__all__ = ["HeaderReader", "RawHeaders", "RequestHeaders"]
-
-RawHeaders = Sequence[tuple[str, bytes | None]] | None
+__all__ = ["HeaderReader", "RequestHeaders"]
 
 PRIORITY_DEFAULT = 5
 _KNOWN = frozenset(

@@ -1,7 +1,7 @@
 """From request topics to chunks: the consumer, its poll thread, and the channel agents iterate."""
 
 from pipeline.intake.channel import ChunkChannel, chunks, intake_of
-from pipeline.intake.chunk import Chunk
+from pipeline.intake.chunk import Chunk, RawHeaders
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, consumer_settings, kafka_consumer
 from pipeline.intake.service import Intake, IntakeListener
 
@@ -12,6 +12,7 @@ __all__ = [
     "ConsumerLike",
     "Intake",
     "IntakeListener",
+    "RawHeaders",
     "chunks",
     "consumer_settings",
     "intake_of",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import starmap
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from confluent_kafka import Message
 
-__all__ = ["Chunk", "Finish", "TimestampMs"]
+__all__ = ["Chunk", "Finish", "RawHeaders", "TimestampMs"]
+
+RawHeaders = Sequence[tuple[str, bytes | None]] | None
+"""Headers as librdkafka gives them: None where there are none, names may repeat, a value may be null."""
 
 TimestampMs = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -49,7 +52,7 @@ class Chunk:
         self.messages = messages
         self.polled_ns = polled_ns
         self.polled_unix_ms = polled_unix_ms
-        self.offsets: list[int] = list(map(Message.offset, messages))
+        self.offsets = cast(list[int], list(map(Message.offset, messages)))
         self._finish = finish
         self._stamps_ms: TimestampMs | None = None
 
@@ -67,9 +70,13 @@ class Chunk:
         """The requests' keys."""
         return list(map(Message.key, self.messages))
 
-    def headers(self) -> list[list[tuple[str, bytes | None]] | None]:
-        """The requests' headers; None where a request has none."""
-        return list(map(Message.headers, self.messages))
+    def headers(self) -> list[RawHeaders]:
+        """The requests' headers."""
+        return cast(list[RawHeaders], list(map(Message.headers, self.messages)))
+
+    def headers_of(self, index: int) -> RawHeaders:
+        """One request's headers."""
+        return cast(RawHeaders, self.messages[index].headers())
 
     def timestamps_ms(self) -> TimestampMs:
         """Kafka timestamps, Unix milliseconds; the time of the poll where a message has none."""

@@ -105,7 +105,7 @@ class Intake(Service):
         self._deliver[topic] = deliver
 
     async def on_start(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._running = asyncio.get_running_loop()
 
     async def on_started(self) -> None:
         """Poll only when the services this one depends on are up."""
@@ -129,7 +129,7 @@ class Intake(Service):
         except Exception as error:  # handed on: the service crashes with it
             log.exception("the poll thread failed")
             reason = error
-            self._loop.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(reason)))
+            self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(reason)))
 
     def _poll_loop(self) -> None:
         consumer = self._factory({**self._settings, "on_commit": self._on_commit})
@@ -188,9 +188,9 @@ class Intake(Service):
             return
         polled_ns, polled_unix_ms = self._clock.now_ns(), self._clock.unix_ms()
         runs: dict[TopicPartitionKey, list[Message]] = {}
-        for partition, by_partition in groupby(messages, Message.partition):
-            for topic, run in groupby(by_partition, Message.topic):
-                runs.setdefault((str(topic), partition or 0), []).extend(run)
+        for partition_of, by_partition in groupby(messages, Message.partition):
+            for topic_of, by_topic in groupby(by_partition, Message.topic):
+                runs.setdefault((str(topic_of), partition_of or 0), []).extend(by_topic)
         chunks = []
         for (topic, partition), run in runs.items():
             epoch = self.ledger.epoch((topic, partition))
@@ -209,7 +209,7 @@ class Intake(Service):
             self._listener.received(topic, len(run))
             chunks.append(chunk)
         self._request_bytes = 0.5 * self._request_bytes + 0.5 * sum(map(len, messages)) / len(messages)
-        self._handed = asyncio.run_coroutine_threadsafe(self._give(chunks), self._loop)
+        self._handed = asyncio.run_coroutine_threadsafe(self._give(chunks), self._running)
 
     async def _give(self, chunks: Sequence[Chunk]) -> None:
         async with self._giving:  # first in, first out: a partition's chunks stay in order
@@ -274,7 +274,7 @@ class Intake(Service):
         self._generation += 1
         self.ledger.assign((p.topic, p.partition) for p in partitions)
         log.info("assigned %s", _names(partitions))
-        self._loop.call_soon_threadsafe(self.assigned.set)
+        self._running.call_soon_threadsafe(self.assigned.set)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1

@@ -23,7 +23,7 @@ from pipeline.observe import Observer
 from pipeline.publish.flight import Flight, Record
 from pipeline.publish.predictions import Predictions
 from pipeline.publish.producer import ProducerLike
-from pipeline.publish.terminal import HeaderList, dead_letter_headers, notice_headers, notice_value
+from pipeline.publish.terminal import dead_letter_headers, notice_headers, notice_value
 from pipeline.window import Late
 from topics.codes import BadRequest, Code
 from topics.records import Status

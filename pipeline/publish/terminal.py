@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import orjson
 
-from pipeline.intake import Chunk
+from pipeline.intake import Chunk, RawHeaders
 from topics.codes import Code
-from topics.records import JSON, Header, Headers, Status, source_of
+from topics.records import JSON, Header, Status, source_of
 
 __all__ = ["HeaderList", "dead_letter_headers", "notice_headers", "notice_value", "request_id_of"]
 
@@ -29,7 +29,7 @@ _OWN = frozenset(
 )
 
 
-def request_id_of(headers: Headers | None, source: str) -> str:
+def request_id_of(headers: RawHeaders, source: str) -> str:
     """The request's own id where it brought one that is text, else its source; for requests that may be bad."""
     for name, raw in headers or ():
         if name == Header.REQUEST_ID and raw:
@@ -42,7 +42,7 @@ def request_id_of(headers: Headers | None, source: str) -> str:
 
 def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason: str, stage: str) -> HeaderList:
     """The request's own headers as they were, then why and where it was rejected."""
-    headers = chunk.messages[index].headers()
+    headers = chunk.headers_of(index)
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
     kept: HeaderList = [(name, raw) for name, raw in headers or () if name not in _OWN]
     return [
@@ -61,7 +61,7 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
     """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON."""
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
     return [
-        (Header.REQUEST_ID, request_id_of(chunk.messages[index].headers(), source)),
+        (Header.REQUEST_ID, request_id_of(chunk.headers_of(index), source)),
         (Header.CONTENT_TYPE, JSON),
         (Header.STATUS, status),
         (Header.MODEL, model),
