@@ -43,7 +43,7 @@ def good_request(content_type: str, rows: int = 1, fill: float = 1.0) -> bytes:
         return image.tobytes()
     if content_type == JSON:
         return json.dumps({"inputs": [_tensor(shape=list(image.shape), data=image.ravel().tolist())]}).encode()
-    return _stream(_batch(rows))
+    return _stream(_batch(rows, fill))
 
 
 def hostile_cases() -> list[HostileCase]:
@@ -91,7 +91,7 @@ def _json() -> Iterator[HostileCase]:
         "NaN literal": (_inputs(_tensor(data=[float("nan")] * 64)), Code.MALFORMED),
         "number over a double": (_inputs(_tensor()).replace(b"1.0", b"1e999", 1), Code.MALFORMED),
         "integer of 5,000 digits": (_inputs(_tensor()).replace(b"1.0", b"9" * 5_000, 1), Code.MALFORMED),
-        "number over float32": (_inputs(_tensor(data=[1e300] * 64)), Code.WRONG_DTYPE),
+        "number over float32": (_inputs(_tensor(data=[1e300] * 64)), Code.NOT_FINITE),
         "not an object": (b"[1, 2]", Code.MALFORMED),
         "no inputs": (b'{"id": "a"}', Code.MALFORMED),
         "inputs not a list": (b'{"inputs": {"image": []}}', Code.MALFORMED),
@@ -223,8 +223,8 @@ def _arrow() -> Iterator[HostileCase]:
         yield HostileCase(f"arrow: {name}", ARROW, value, code)
 
 
-def _batch(rows: int = 1) -> pa.RecordBatch:
-    return pa.record_batch([_fixed_shape(pa.array(np.ones(rows * 64, np.float32)), (1, 8, 8))], ["image"])
+def _batch(rows: int = 1, fill: float = 1.0) -> pa.RecordBatch:
+    return pa.record_batch([_fixed_shape(pa.array(np.full(rows * 64, fill, np.float32)), (1, 8, 8))], ["image"])
 
 
 def _fixed_shape(values: pa.Array, shape: tuple[int, ...]) -> pa.Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ DATATYPES: Mapping[str, str] = {
 }
 """NumPy dtype name -> Open Inference Protocol v2 datatype: the types a tensor may have."""
 
+_DATATYPES = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}  # a dtype's hash is fast, its name slow
+
 RANK_MAX = 8  # of one row; TensorRT allows 8 with the batch dimension, ONNX models rarely exceed 5
 ROW_VALUES_MAX = 64 * 1024 * 1024  # 256 MiB of float32: a row larger than this is not one Kafka message
 
@@ -46,7 +49,7 @@ class Tensor:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("a tensor needs a name")
-        if self.dtype.name not in DATATYPES:
+        if self.dtype not in _DATATYPES:  # which are all of this machine's byte order
             raise ValueError(f"tensor {self.name!r}: dtype {self.dtype} is none of {', '.join(DATATYPES)}")
         if len(self.shape) > RANK_MAX or any(d < 1 for d in self.shape) or self.row_values > ROW_VALUES_MAX:
             raise ValueError(f"tensor {self.name!r}: shape {list(self.shape)} is not that of one row")
@@ -64,7 +67,7 @@ class Tensor:
     @property
     def datatype(self) -> str:
         """The Open Inference Protocol v2 name of the dtype."""
-        return DATATYPES[self.dtype.name]
+        return _DATATYPES[self.dtype]
 
     def empty(self, rows: int) -> np.ndarray[Any, Any]:
         """An uninitialised C-contiguous array of ``(rows, *shape)``."""
@@ -78,7 +81,7 @@ class Tensor:
     def from_dict(cls, value: Mapping[str, Any]) -> Tensor:
         """Inverse of `to_dict`. Raises ``ValueError`` on anything that is not a tensor."""
         try:
-            return cls(str(value["name"]), np.dtype(str(value["dtype"])), tuple(int(d) for d in value["shape"]))
+            return cls(str(value["name"]), np.dtype(str(value["dtype"])), tuple(map(operator.index, value["shape"])))
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a tensor: {value!r} ({error})") from error
 

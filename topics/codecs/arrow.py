@@ -15,7 +15,17 @@ import numpy as np
 import pyarrow as pa
 
 from topics.codecs.arrow_frame import END, Frame, head_bytes, read_frame
-from topics.codecs.codec import Array, Decoded, check_columns, check_value, checked, decode_each, split_rows
+from topics.codecs.codec import (
+    RESPONSE_LIMITS,
+    Array,
+    Bounds,
+    Decoded,
+    check_columns,
+    check_value,
+    checked,
+    decode_each,
+    split_rows,
+)
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import ARROW
@@ -26,7 +36,6 @@ __all__ = ["ArrowCodec"]
 SIGNATURES_MAX = 64  # sets of tensors whose layouts are kept: two for each model a process serves
 FRAMES_MAX = 256  # layouts kept of one of them: 1 MiB of heads at most
 HEAD_BYTES_MAX = 4_096  # of a head that is kept; pyarrow writes about 600 for one tensor
-RESPONSE_LIMITS = RequestLimits(value_bytes_max=2**31 - 1, rows_max=2**31 - 1)  # a client asked for what it reads
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -74,7 +83,7 @@ class ArrowCodec:
     def encode_responses(
         self,
         outputs: Columns,
-        bounds: Sequence[int],
+        bounds: Bounds,
         tensors: tuple[Tensor, ...],
         *,
         model: str,
@@ -161,7 +170,7 @@ def _arrays(joined: bytes, requests: int, frame: Frame, inputs: tuple[Tensor, ..
 def _values(column: Array, edges: Array, tensor: Tensor) -> list[bytes]:
     """The bytes of each request's values as Arrow has them: a bool is a bit."""
     if tensor.dtype.kind != "b":
-        return split_rows(column, edges, tensor)  # type: ignore[arg-type]
+        return split_rows(column, edges, tensor)
     pairs = pairwise(edges.tolist())
     return [np.packbits(column[start:end], bitorder="little").tobytes() for start, end in pairs]
 

@@ -13,9 +13,24 @@ from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.signature import Columns, Tensor
 
-__all__ = ["Array", "Codec", "Decoded", "check_columns", "check_value", "checked", "decode_each", "shown", "split_rows"]
+__all__ = [
+    "RESPONSE_LIMITS",
+    "Array",
+    "Bounds",
+    "Codec",
+    "Decoded",
+    "check_columns",
+    "check_value",
+    "checked",
+    "decode_each",
+    "shown",
+    "split_rows",
+]
 
 Array = np.ndarray[Any, Any]
+Bounds = Sequence[int] | Array
+"""R + 1 row numbers, ascending, around the rows of R requests."""
+RESPONSE_LIMITS = RequestLimits(value_bytes_max=2**31 - 1, rows_max=2**31 - 1)  # a client asked for what it reads
 SHOWN_CHARS_MAX = 60  # of a name that came from outside; a reason is one header of a dead letter
 
 
@@ -54,7 +69,7 @@ class Codec(Protocol):
     def encode_responses(
         self,
         outputs: Columns,
-        bounds: Sequence[int],
+        bounds: Bounds,
         tensors: tuple[Tensor, ...],
         *,
         model: str,
@@ -145,7 +160,7 @@ def checked(
     return Decoded(columns, rows, tuple(sorted(rejected, key=lambda pair: pair[0])))
 
 
-def split_rows(column: Array, bounds: Sequence[int], tensor: Tensor) -> list[bytes]:
+def split_rows(column: Array, bounds: Bounds, tensor: Tensor) -> list[bytes]:
     """The packed little-endian bytes of each request's rows of ``column`` (`Codec.encode_responses`)."""
     first, requests = int(bounds[0]), len(bounds) - 1
     data = np.ascontiguousarray(column[first : int(bounds[-1])], tensor.dtype)

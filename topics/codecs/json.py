@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from topics.codecs.codec import Array, Decoded, check_columns, decode_each, shown
+from topics.codecs.codec import RESPONSE_LIMITS, Array, Bounds, Decoded, check_columns, decode_each, shown
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import JSON
@@ -29,7 +29,6 @@ __all__ = ["JsonCodec"]
 
 OBJECTS_MAX = 512  # 64 inputs and 64 outputs, each with parameters, and as much again for what we do not know
 EXACT_FLOAT_MAX = 2.0**53  # above, a float stands for several integers
-RESPONSE_LIMITS = RequestLimits(value_bytes_max=2**31 - 1, rows_max=2**31 - 1)  # a client asked for what it reads
 
 
 class JsonCodec:
@@ -45,19 +44,21 @@ class JsonCodec:
         *,
         allow_not_finite: bool = False,
     ) -> Decoded:
-        """`Codec.decode_requests`. A ``null`` is refused whatever ``allow_not_finite`` says."""
-        return decode_each(
-            values,
-            inputs,
-            limits,
-            lambda value: _decode(value, "inputs", inputs, limits),
-            allow_not_finite=allow_not_finite,
-        )
+        """`Codec.decode_requests`. JSON cannot say NaN or infinity, so ``allow_not_finite`` allows nothing here."""
+        lists_max = _lists_max(inputs, limits)
+        with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinity, which is refused
+            return decode_each(
+                values,
+                inputs,
+                limits,
+                lambda value: _decode(value, "inputs", inputs, limits, lists_max),
+                allow_not_finite=False,
+            )
 
     def encode_responses(
         self,
         outputs: Columns,
-        bounds: Sequence[int],
+        bounds: Bounds,
         tensors: tuple[Tensor, ...],
         *,
         model: str,
@@ -91,10 +92,19 @@ class JsonCodec:
     def decode_response(self, value: bytes, outputs: tuple[Tensor, ...]) -> dict[str, Array]:
         """`Codec.decode_response`. ``null`` is NaN."""
         try:
-            arrays = _decode(value, "outputs", outputs, RESPONSE_LIMITS, null_is_nan=True)
+            arrays = _decode(value, "outputs", outputs, RESPONSE_LIMITS, len(value), null_is_nan=True)
         except BadRequest as why:
             raise ValueError(str(why)) from why
         return {tensor.name: array for tensor, array in zip(outputs, arrays, strict=True)}
+
+
+def _lists_max(tensors: tuple[Tensor, ...], limits: RequestLimits) -> int:
+    """The ``[`` a request may hold: nested data of all the rows it may have, and its shapes.
+
+    A nested list takes 44 times its two bytes once parsed, a value of 16 MiB 700 MB without this.
+    """
+    per_row = sum(math.prod(tensor.shape[:level]) for tensor in tensors for level in range(len(tensor.shape)))
+    return 4 * limits.tensors_max + limits.rows_max * per_row
 
 
 def _flat(array: Array, tensor: Tensor) -> Array:
@@ -115,11 +125,15 @@ def _tensors(tensors: tuple[Tensor, ...], flat: list[Array], start: int, end: in
 
 
 def _decode(
-    value: bytes, side: str, tensors: tuple[Tensor, ...], limits: RequestLimits, *, null_is_nan: bool = False
+    value: bytes,
+    side: str,
+    tensors: tuple[Tensor, ...],
+    limits: RequestLimits,
+    lists_max: int,
+    *,
+    null_is_nan: bool = False,
 ) -> list[Array]:
     """The arrays of one message, in the order of ``tensors``. Raises `BadRequest`."""
-    # An empty list takes 29 bytes for each of its two, a nested one 44: so many as rows may have, and no more.
-    lists_max = 4 * limits.tensors_max + limits.rows_max * sum(_lists(tensor) for tensor in tensors)
     if value.count(b"[") > lists_max or value.count(b"{") > OBJECTS_MAX:
         raise _malformed("more lists or objects than a request may have")
     try:
@@ -151,36 +165,28 @@ def _decode(
     return [arrays[at] for at in range(len(tensors))]
 
 
-def _lists(tensor: Tensor) -> int:
-    """Lists in one row of nested data."""
-    return sum(math.prod(tensor.shape[:level]) for level in range(len(tensor.shape)))
-
-
 def _array(item: dict[str, Any], tensor: Tensor, limits: RequestLimits, null_is_nan: bool) -> Array:
     """One tensor of a message."""
-    name, datatype, shape, data = shown(tensor.name), item.get("datatype"), item.get("shape"), item.get("data")
+    name, datatype, shape, data = tensor.name, item.get("datatype"), item.get("shape"), item.get("data")
     if not isinstance(datatype, str) or not isinstance(data, list):
-        raise _malformed(f"{name} has no datatype or no list of data")
+        raise _malformed(f"{name!r} has no datatype or no list of data")
     if datatype != tensor.datatype:
         code = Code.WRONG_DTYPE if datatype in DATATYPES.values() else Code.UNSUPPORTED_TYPE
-        raise BadRequest(code, f"{name} is {shown(datatype)}, needs {tensor.datatype}")
-    if not isinstance(shape, list) or any(type(dim) is not int for dim in shape[: len(tensor.shape) + 1]):
-        raise BadRequest(Code.WRONG_SHAPE, f"the shape of {name} is no list of integers")
-    if shape[1:] != list(tensor.shape) or not shape or shape[0] < 0:
-        dims = ", ".join(["rows", *map(str, tensor.shape)])
-        raise BadRequest(Code.WRONG_SHAPE, f"the shape of {name} needs [{dims}]")
+        raise BadRequest(code, f"{name!r} is {shown(datatype)}, needs {tensor.datatype}")
+    if not isinstance(shape, list) or not shape or type(shape[0]) is not int or shape[1:] != list(tensor.shape):
+        raise BadRequest(Code.WRONG_SHAPE, f"{name!r} needs a shape of rows and {list(tensor.shape)}")
     rows = shape[0]
-    if rows == 0:
-        raise BadRequest(Code.NO_ROWS, f"{name} has no rows")
+    if rows < 1:
+        raise BadRequest(Code.NO_ROWS if rows == 0 else Code.WRONG_SHAPE, f"{name!r} has {rows} rows")
     if rows > limits.rows_max:
         raise BadRequest(Code.TOO_MANY_ROWS, f"{rows} rows, at most {limits.rows_max} may be")
-    values = _values(data, shape) if data and isinstance(data[0], list) else data
+    values = _values(data, (rows, *tensor.shape)) if data and isinstance(data[0], list) else data
     if len(values) != rows * tensor.row_values:
-        raise BadRequest(Code.WRONG_SHAPE, f"{name} has {len(values)} values, its shape {rows * tensor.row_values}")
-    return _numbers(values, tensor, null_is_nan).reshape(shape)
+        raise BadRequest(Code.WRONG_SHAPE, f"{name!r} has {len(values)} values, its shape {rows * tensor.row_values}")
+    return _numbers(values, tensor, null_is_nan).reshape(rows, *tensor.shape)
 
 
-def _values(data: list[Any], shape: list[int]) -> list[Any]:
+def _values(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
     """Nested data made flat, each level of it as long as the shape says."""
     if len(data) != shape[0]:
         raise BadRequest(Code.WRONG_SHAPE, f"data of {len(data)} rows where the shape has {shape[0]}")
@@ -193,31 +199,26 @@ def _values(data: list[Any], shape: list[int]) -> list[Any]:
 
 def _numbers(values: list[Any], tensor: Tensor, null_is_nan: bool) -> Array:
     """Parsed values as an array of the tensor's dtype; none is rounded but floats to floats."""
-    name, dtype, types = shown(tensor.name), tensor.dtype, set(map(type, values))
-    if type(None) in types and null_is_nan and dtype.kind == "f":
-        values, types = [np.nan if value is None else value for value in values], types - {type(None)} | {float}
-    elif type(None) in types:
-        raise BadRequest(Code.NULLS, f"{name} has nulls")
+    name, dtype, types = tensor.name, tensor.dtype, set(map(type, values))
+    if type(None) in types:
+        if not null_is_nan or dtype.kind != "f":
+            raise BadRequest(Code.NULLS, f"{name!r} has nulls")
+        values, types = [np.nan if value is None else value for value in values], types - {type(None)}
     if list in types:
-        raise BadRequest(Code.WRONG_SHAPE, f"{name} has lists among its values")
+        raise BadRequest(Code.WRONG_SHAPE, f"{name!r} has lists among its values")
     if not types <= ({bool} if dtype.kind == "b" else {int, float}):
-        raise BadRequest(Code.WRONG_DTYPE, f"{name} has values that are no {tensor.datatype}")
+        raise BadRequest(Code.WRONG_DTYPE, f"{name!r} has values that are no {tensor.datatype}")
     if dtype.kind == "b":
         return np.array(values, dtype)
     if dtype.kind == "f":
-        wide = np.array(values, np.float64)
-        with np.errstate(over="ignore"):
-            array = wide.astype(dtype, copy=False)
-        if np.isinf(array).any():  # JSON has no infinity: one here is an overflow
-            raise BadRequest(Code.WRONG_DTYPE, f"{name} has values out of range for {tensor.datatype}")
-        return array
-    kind = np.iinfo(dtype)
+        return np.array(values, np.float64).astype(dtype, copy=False)
     if float in types:
         if not all(type(v) is int or (v.is_integer() and abs(v) <= EXACT_FLOAT_MAX) for v in values):
-            raise BadRequest(Code.WRONG_DTYPE, f"{name} has values that are no {tensor.datatype}")
+            raise BadRequest(Code.WRONG_DTYPE, f"{name!r} has values that are no {tensor.datatype}")
         values = [int(value) for value in values]
+    kind = np.iinfo(dtype)
     if min(values) < kind.min or max(values) > kind.max:
-        raise BadRequest(Code.WRONG_DTYPE, f"{name} has values out of range for {tensor.datatype}")
+        raise BadRequest(Code.WRONG_DTYPE, f"{name!r} has values out of range for {tensor.datatype}")
     return np.array(values, dtype)
 
 

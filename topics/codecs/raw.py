@@ -12,7 +12,7 @@ from itertools import compress
 
 import numpy as np
 
-from topics.codecs.codec import Array, Decoded, check_columns, check_value, checked, split_rows
+from topics.codecs.codec import Array, Bounds, Decoded, check_columns, check_value, checked, split_rows
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import RAW
@@ -51,7 +51,7 @@ class RawCodec:
     def encode_responses(
         self,
         outputs: Columns,
-        bounds: Sequence[int],
+        bounds: Bounds,
         tensors: tuple[Tensor, ...],
         *,
         model: str,
@@ -95,13 +95,15 @@ def _why(value: bytes | None, row_bytes: int, limits: RequestLimits) -> BadReque
 
 def _columns(values: Sequence[bytes], rows: Array, inputs: tuple[Tensor, ...]) -> dict[str, Array]:
     """The columns of values of ``rows`` rows each: one join for one input or requests alike, else value by value."""
+    if not values:
+        return {tensor.name: tensor.empty(0) for tensor in inputs}
     if len(inputs) == 1:
         (tensor,) = inputs
         return {tensor.name: np.frombuffer(b"".join(values), tensor.dtype).reshape(-1, *tensor.shape)}
-    if len(values) > 1 and rows.min() != rows.max():
+    if rows.min() != rows.max():
         parts = [_columns([value], rows[at : at + 1], inputs) for at, value in enumerate(values)]
         return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in inputs}
-    each = int(rows[0]) if len(rows) else 0
+    each = int(rows[0])
     matrix, start, columns = np.frombuffer(b"".join(values), np.uint8).reshape(len(values), -1), 0, {}
     for tensor in inputs:
         # A copy even of one request: where an input of bytes comes first, a view of the next would be unaligned.
