@@ -9,14 +9,16 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import BrokerError
 from pipeline.local.places import cache_directory, locked
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["KAFKA_VERSION", "Jar", "class_path", "read_lock"]
 
@@ -83,11 +85,14 @@ def _matches(path: Path, jar: Jar) -> bool:
 def _fetch_all(folder: Path, jars: list[Jar], fetch: Fetch, progress: Progress | None) -> None:
     if not jars:
         return  # another process fetched them while this one waited for the lock
-    bar = progress or Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    from rich.console import Console  # only a first start shows anything
+    from rich.progress import Progress
+
     staging = folder / ".fetch"  # one name: what a killed download left is swept by the next
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    with bar:
+    own = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    with nullcontext(progress) if progress else own as bar:
         task = bar.add_task(f"Apache Kafka {KAFKA_VERSION}, first start", total=len(jars))
 
         def fetch_one(jar: Jar) -> None:

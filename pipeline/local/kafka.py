@@ -14,16 +14,18 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
-from rich.progress import Progress
 
 from pipeline.core.errors import BrokerError
 from pipeline.local.jars import class_path
 from pipeline.local.java import Java, find_java
 from pipeline.local.process import Guarded, ProcessId
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["EmbeddedKafka", "cluster_id", "quiet"]
 
