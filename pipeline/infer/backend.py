@@ -1,0 +1,78 @@
+"""The protocol between the device thread and a runtime: slots of preallocated buffers, runs and waits."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from pipeline.models import Model
+
+__all__ = ["Backend", "Slot", "bucket_of"]
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Buffers of one batch, owned by one batch at a time.
+
+    Each array has shape ``(rows_max, *tensor.shape)`` and is C-contiguous. Rows are written into ``inputs`` once,
+    in place; rows past those of the batch are the backend's to fill. ``outputs[name][0:rows]`` holds the batch's
+    answer from the return of `Backend.wait` until the slot is run again. A backend keeps the addresses of these
+    arrays: write into them, never replace them.
+    """
+
+    index: int
+    inputs: dict[str, np.ndarray[Any, Any]]
+    outputs: dict[str, np.ndarray[Any, Any]]
+
+
+class Backend(Protocol):
+    """One model on one device.
+
+    Called in this order: `load`, `slots` once, `warm`, then per batch `run` on the device thread and `wait` on the
+    completion thread, at last `close`. Another slot may be run while one is waited for.
+    """
+
+    name: ClassVar[str]
+
+    def load(self, model: Model, *, threads: int | None = None) -> None:
+        """Make ``model`` (already verified) ready; ``threads`` is for CPU work, by default what suits the machine.
+
+        Raises `BackendError` where the runtime cannot take the model, `ModelError` where its signature is not the
+        declared one.
+        """
+        ...
+
+    def slots(self, count: int) -> list[Slot]:
+        """Allocate the slots, all zero (pinned memory on a GPU)."""
+        ...
+
+    def warm(self) -> None:
+        """Run every bucket once in every slot, so that no request pays for a first run. Raises `BackendError`."""
+        ...
+
+    def run(self, slot: Slot, rows: int) -> None:
+        """Start the batch in ``slot[0:rows]``, padded to its bucket; may return before it is done.
+
+        Called only by the device thread, ``1 <= rows <= rows_max``. Raises `BackendError`.
+        """
+        ...
+
+    def wait(self, slot: Slot) -> None:
+        """Return when the outputs of the slot's last run are there; at once where `run` is synchronous.
+
+        Raises the `BackendError` of that batch. The slot can be used again afterwards, also after an error.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the device. Slots must not be touched afterwards; a second call does nothing."""
+        ...
+
+
+def bucket_of(rows: int, buckets: Sequence[int]) -> int:
+    """The smallest of the ascending ``buckets`` that holds ``rows`` (at most the last one's)."""
+    return buckets[bisect_left(buckets, rows)]

@@ -1,0 +1,91 @@
+"""ONNX Runtime on the CPU: one session, and one binding to the slots' own buffers for each slot and bucket."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+import numpy as np
+import onnxruntime as ort
+
+from pipeline.core.errors import BackendError
+from pipeline.infer.backend import Slot, bucket_of
+from pipeline.models import Model
+from pipeline.models.onnx import check_signature, open_session, runtime_errors
+
+__all__ = ["OnnxRuntime"]
+
+_ERRORS = runtime_errors()
+
+
+class OnnxRuntime:
+    """A `Backend` whose `run` is synchronous and gives the GIL away while it computes."""
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(self) -> None:
+        self._model: Model | None = None
+        self._session: Any = None
+        self._bindings: list[dict[int, Any]] = []
+        self._slots: list[Slot] = []
+
+    def load(self, model: Model, *, threads: int | None = None) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or default_threads()
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = open_session(model.file, options)
+        check_signature(model, self._session)
+        self._model = model
+
+    def slots(self, count: int) -> list[Slot]:
+        model = self._loaded
+        inputs, outputs = model.signature.inputs, model.signature.outputs
+        rows_max = model.manifest.rows_max
+        for index in range(len(self._slots), len(self._slots) + count):
+            buffers = ({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in (inputs, outputs))
+            slot = Slot(index, *buffers)
+            self._slots.append(slot)
+            self._bindings.append({bucket: self._bind(slot, bucket) for bucket in model.manifest.buckets})
+        return self._slots[-count:]
+
+    def warm(self) -> None:
+        for slot in self._slots:
+            for bucket in self._loaded.manifest.buckets:
+                self.run(slot, bucket)
+
+    def run(self, slot: Slot, rows: int) -> None:
+        bucket = bucket_of(rows, self._loaded.manifest.buckets)
+        if rows < bucket:
+            # Zeros, not what an older batch left: the same rows cost and answer the same, whatever ran before.
+            for buffer in slot.inputs.values():
+                buffer[rows:bucket] = 0
+        try:
+            self._session.run_with_iobinding(self._bindings[slot.index][bucket])
+        except _ERRORS as error:
+            raise BackendError(f"{self._loaded.label}: {' '.join(str(error).split())[:500]}") from error
+
+    def wait(self, slot: Slot) -> None:
+        """Nothing to wait for: `run` returns when the outputs are there."""
+
+    def close(self) -> None:
+        self._bindings.clear()
+        self._slots.clear()
+        self._session = None
+
+    @property
+    def _loaded(self) -> Model:
+        assert self._model is not None, "load() comes first"
+        return self._model
+
+    def _bind(self, slot: Slot, bucket: int) -> Any:
+        binding = self._session.io_binding()
+        for buffers, bind in ((slot.inputs, binding.bind_input), (slot.outputs, binding.bind_output)):
+            for name, buffer in buffers.items():
+                rows = buffer[:bucket]  # contiguous, at the buffer's own address
+                bind(name, "cpu", 0, buffer.dtype.type, rows.shape, rows.ctypes.data)
+        return binding
+
+
+def default_threads() -> int:
+    return max(1, len(os.sched_getaffinity(0)) - 1)

@@ -1,0 +1,17 @@
+"""The model repository: models are data, verified before they are loaded."""
+
+from pipeline.models.data import held_out
+from pipeline.models.manifest import Manifest, Model, default_buckets
+from pipeline.models.repository import BUNDLED, add_model, list_models, load_repository, verify
+
+__all__ = [
+    "BUNDLED",
+    "Manifest",
+    "Model",
+    "add_model",
+    "default_buckets",
+    "held_out",
+    "list_models",
+    "load_repository",
+    "verify",
+]

@@ -1,0 +1,215 @@
+"""What a model says of itself: name, version, signature, limits and the hash of each of its files."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.core.errors import ModelError
+from topics.names import Topics, check_model_name, topics_of
+from topics.signature import Signature
+
+__all__ = ["MANIFEST", "ROWS_MAX_DEFAULT", "Manifest", "Model", "default_buckets", "read_manifest", "version_key"]
+
+MANIFEST = "manifest.toml"
+MANIFEST_BYTES_MAX = 1024 * 1024  # 10,000 class names or files are a tenth of this
+ROWS_MAX_DEFAULT = 256  # past it a CPU gains nothing per row, and a batch of 100 us rows still ends within 26 ms
+ROWS_LIMIT = 65_536  # slots are preallocated: a larger batch of the smallest image (3 kB) is 200 MB a slot
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}\Z")
+_BACKEND = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of ``manifest.toml``; checked when made, so that it can be trusted everywhere else.
+
+    ``buckets`` are the batch sizes a backend pads to, ascending, the last one ``rows_max``. ``files`` maps the
+    relative path of every file but the manifest to its sha256. ``gather_ms_max`` is how long a window may wait for
+    more rows while the device is free.
+
+    Raises `ModelError`.
+    """
+
+    name: str
+    version: str
+    backend: str
+    file: str
+    signature: Signature
+    rows_max: int
+    buckets: tuple[int, ...]
+    classes: tuple[str, ...]
+    files: Mapping[str, str]
+    answer_rejected: bool = True
+    allow_not_finite: bool = False
+    gather_ms_max: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            check_model_name(self.name)
+            version_key(self.version)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+        for good, what in (
+            (_BACKEND.match(self.backend), f"backend {self.backend!r} is not a name"),
+            (1 <= self.rows_max <= ROWS_LIMIT, f"rows_max {self.rows_max} is not within 1..{ROWS_LIMIT}"),
+            (
+                self.buckets == tuple(sorted({b for b in self.buckets if b > 0}))
+                and self.buckets[-1:] == (self.rows_max,),
+                f"buckets {list(self.buckets)} do not ascend to rows_max {self.rows_max}",
+            ),
+            (len(set(self.classes)) == len(self.classes), "two classes have the same name"),
+            (self.file in self.files, f"file {self.file!r} is not listed in files"),
+            (0.0 <= self.gather_ms_max <= 60_000.0, f"gather_ms_max {self.gather_ms_max} is not within 0..60000"),
+        ):
+            if not good:
+                raise ModelError(f"model {self.name}: {what}")
+        for path, sha256 in self.files.items():
+            _check_relative(path)
+            if not _SHA256.match(sha256):
+                raise ModelError(f"model {self.name}: {path}: {sha256!r} is not a sha256 in hexadecimal")
+
+    def to_toml(self) -> str:
+        """The text of ``manifest.toml``; `read_manifest` gives the same manifest back."""
+        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("signature", "files")}
+        lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
+        for side, tensors in self.signature.to_dict().items():
+            for tensor in tensors:
+                lines += ["", f"[[{side}]]", *(f"{key} = {_toml(value)}" for key, value in tensor.items())]
+        return "\n".join([*lines, "", "[files]", *(f"{_toml(k)} = {_toml(v)}" for k, v in self.files.items()), ""])
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A manifest and the directory it lies in."""
+
+    manifest: Manifest
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def version(self) -> str:
+        return self.manifest.version
+
+    @property
+    def label(self) -> str:
+        """``name/version``, as the ``model`` header of a prediction says it."""
+        return f"{self.name}/{self.version}"
+
+    @property
+    def signature(self) -> Signature:
+        return self.manifest.signature
+
+    @property
+    def topics(self) -> Topics:
+        return topics_of(self.name)
+
+    @property
+    def file(self) -> Path:
+        """The file the backend loads."""
+        return self.path / self.manifest.file
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `sluice models list --json` prints it."""
+        manifest, topics = self.manifest, self.topics
+        return {
+            "name": self.name,
+            "version": self.version,
+            "path": str(self.path),
+            "backend": manifest.backend,
+            "rows_max": manifest.rows_max,
+            "classes": list(manifest.classes),
+            "topics": {
+                "requests": topics.requests,
+                "predictions": topics.predictions,
+                "dead_letters": topics.dead_letters,
+            },
+            "signature": self.signature.to_dict(),
+        }
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Order of versions: dotted numbers compare number by number, so 10 follows 9 and 1.10 follows 1.9.
+
+    Raises ``ValueError`` for what is not one to four numbers without leading zeros (so that no two spellings of one
+    version exist).
+    """
+    if not _VERSION.match(version):
+        raise ValueError(f"version {version!r} is not a number such as 3 or 1.12.0")
+    return tuple(int(part) for part in version.split("."))
+
+
+def default_buckets(rows_max: int) -> tuple[int, ...]:
+    """Powers of two and the sizes half-way between, up to ``rows_max``: at most a third of a batch is padding."""
+    sizes = {size for power in range(rows_max.bit_length()) for size in (1 << power, 3 << power >> 1)}
+    return tuple(sorted(size for size in sizes | {rows_max} if size <= rows_max))
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read ``directory/manifest.toml``. Raises `ModelError` where it is missing, malformed or says what cannot be."""
+    path = directory / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise ModelError(f"{directory}: no {MANIFEST}; the directory is not a model or was copied only in part")
+    try:
+        if path.stat().st_size > MANIFEST_BYTES_MAX:
+            raise ModelError(f"{path}: larger than {MANIFEST_BYTES_MAX} bytes")
+        return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ModelError(f"{path}: {error}") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _parse(value: Mapping[str, Any]) -> Manifest:
+    rest = dict(value)
+    try:
+        signature = Signature.from_dict({side: rest.pop(side) for side in ("inputs", "outputs")})
+        rows_max = _take(rest, "rows_max", int)
+        buckets = tuple(_take(rest, "buckets", list, default_buckets(rows_max) if rows_max > 0 else ()))
+        classes = tuple(_take(rest, "classes", list, ()))
+        files = _take(rest, "files", dict)
+        texts = {key: _take(rest, key, str) for key in ("name", "version", "backend", "file")}
+        switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
+        gather_ms_max = float(_take(rest, "gather_ms_max", (int, float), 0.0))
+    except KeyError as error:
+        raise ModelError(f"{error} is missing") from error
+    if rest:
+        raise ModelError(f"unknown key {', '.join(sorted(rest))}")
+    if any(type(b) is not int for b in buckets) or not all(isinstance(v, str) for v in (*classes, *files.values())):
+        raise ModelError("buckets are integers, classes and hashes are texts")
+    return Manifest(
+        **texts,
+        signature=signature,
+        rows_max=rows_max,
+        buckets=buckets,
+        classes=classes,
+        files=files,
+        gather_ms_max=gather_ms_max,
+        **switches,
+    )
+
+
+def _take(table: dict[str, Any], key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+    value = table.pop(key) if default is None else table.pop(key, default)
+    if value is not default and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
+        raise ModelError(f"{key} = {value!r} has the wrong type")
+    return value
+
+
+def _toml(value: str | float | Sequence[str | int]) -> str:
+    # JSON's texts, numbers, switches and lists of them are TOML's too, but for the one control character it lets pass.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _check_relative(path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if not parts or path != "/".join(parts) or path[0] == "/" or ".." in parts or "\\" in path or "\0" in path:
+        raise ModelError(f"{path!r} is not a plain path inside the model's directory")

@@ -1,0 +1,248 @@
+"""Models on disk: ``DIR/NAME/VERSION/manifest.toml`` beside the files it lists, nothing else, added in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.core.errors import ModelError
+from pipeline.models import onnx
+from pipeline.models.manifest import (
+    MANIFEST,
+    ROWS_MAX_DEFAULT,
+    Manifest,
+    Model,
+    default_buckets,
+    read_manifest,
+    version_key,
+)
+from topics.names import check_model_name
+
+__all__ = ["BUNDLED", "add_model", "list_models", "load_repository", "verify"]
+
+BUNDLED = Path(__file__).parent / "bundled"
+"""The repository shipped in the package, holding ``digits/1``."""
+
+DEPTH_MAX = 8  # of folders inside a model
+_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".mar", ".torchscript")
+# Installers such as uv link an installed package's files to their cache; what lies there is as trusted as this code.
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def list_models(directory: Path) -> list[Model]:
+    """All versions of all models, by name and then version; manifests are read, files not yet looked at.
+
+    Names beginning with a dot (an addition under way) and plain files are passed over. Raises `ModelError` for a
+    directory that is missing, or one inside it that is not a model.
+    """
+    models = []
+    for family in _directories(directory):
+        for path in _directories(family):
+            manifest = read_manifest(path)
+            if (manifest.name, manifest.version) != (family.name, path.name):
+                raise ModelError(f"{path}: its manifest says {manifest.name}/{manifest.version}")
+            models.append(Model(manifest, path))
+    return sorted(models, key=lambda model: (model.name, version_key(model.version)))
+
+
+def load_repository(directory: Path) -> list[Model]:
+    """The newest version of each model, verified. Raises `ModelError`, also where there is none."""
+    newest = {model.name: model for model in list_models(directory)}
+    if not newest:
+        raise ModelError(f"{directory}: holds no model")
+    for model in newest.values():
+        verify(model)
+    return list(newest.values())
+
+
+def verify(model: Model) -> None:
+    """Check that the directory holds exactly the listed files, unchanged, and the model has the declared signature.
+
+    Refuses links, special files, pickles, unlisted or missing files, wrong hashes, external data that is not a listed
+    file, an operator the runtime lacks. Raises `ModelError` with one line that says which.
+    """
+    try:
+        _check_files(model)
+    except OSError as error:
+        raise ModelError(f"{error.filename or model.path}: {error.strerror}") from error
+    onnx.check_signature(model, onnx.open_bare(model.file))
+
+
+def add_model(
+    directory: Path,
+    source: Path,
+    *,
+    name: str | None = None,
+    version: str | None = None,
+    rows_max: int | None = None,
+    classes: Sequence[str] | None = None,
+) -> Model:
+    """Copy a model into the repository ``directory`` (made where missing) and return it, verified.
+
+    ``source`` is a directory with a manifest, or an ``.onnx`` file, whose external data is taken along and whose
+    manifest is made: name from the file, version after the newest, signature and hashes from the content. What is
+    given replaces what the manifest says. A reader sees the whole model or nothing, also after a crash. Raises
+    `ModelError`: refused content, an existing version, a file that cannot be read or written.
+    """
+    given: dict[str, Any] = {"name": name, "version": version, "classes": None if classes is None else tuple(classes)}
+    if rows_max is not None:
+        given |= {"rows_max": rows_max, "buckets": default_buckets(min(max(rows_max, 1), 1 << 30))}
+    changes = {key: value for key, value in given.items() if value is not None}
+    try:
+        if source.is_dir():
+            listed = Model(read_manifest(source), source)
+            _check_files(listed)
+            manifest = replace(listed.manifest, **changes)
+            return _install(directory, source, manifest)
+        family = check_model_name(name or source.stem)
+        numbered = {"name": family, "version": version or _next_version(directory, family)} | changes
+        return _install(directory, source.parent, _derive(source, numbered))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot add {source}: {error}") from error
+
+
+def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
+    _check_format(source)
+    external = {name: source.parent / name for name in onnx.external_files(source)}
+    for name, path in external.items():
+        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        if inside:
+            _check_plain(path, path.lstat())
+        if not inside or not path.resolve().is_relative_to(source.parent.resolve()):  # by way of a linked folder
+            raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
+    manifest: dict[str, Any] = {
+        "backend": "onnxruntime",
+        "file": source.name,
+        "signature": onnx.signature_of(onnx.open_bare(source), source),
+        "rows_max": ROWS_MAX_DEFAULT,
+        "buckets": default_buckets(ROWS_MAX_DEFAULT),
+        "classes": (),
+        "files": {
+            PurePosixPath(name).as_posix(): _sha256(path) for name, path in (external | {source.name: source}).items()
+        },
+    }
+    return Manifest(**(manifest | changes))
+
+
+def _install(directory: Path, source: Path, manifest: Manifest) -> Model:
+    """Copy ``source`` to a sibling of its place, make it durable, and give it its name in one step."""
+    family = directory / manifest.name
+    target = family / manifest.version
+    if target.exists():
+        raise ModelError(f"{target} exists already: a version never changes, add the next one")
+    family.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{manifest.version}.", dir=family, ignore_cleanup_errors=True) as scratch:
+        staged = Path(scratch) / manifest.version
+        for name in manifest.files:
+            copy = staged / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, copy)
+            _fsync(copy)
+        (staged / MANIFEST).write_text(manifest.to_toml(), encoding="utf-8")
+        _fsync(staged / MANIFEST)
+        verify(Model(manifest, staged))
+        for folder, _, _ in os.walk(staged):
+            _fsync(Path(folder))
+        staged.rename(target)  # fails where another process added the same version meanwhile
+    _fsync(family)
+    _fsync(directory)
+    return Model(manifest, target)
+
+
+def _next_version(directory: Path, family: str) -> str:
+    path = directory / family
+    taken = [version_key(p.name) for p in _directories(path)] if path.exists() else []
+    return str(max(taken)[0] + 1) if taken else "1"
+
+
+def _directories(path: Path) -> list[Path]:
+    try:
+        return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+
+
+def _check_files(model: Model) -> None:
+    listed, missing = model.manifest.files, set(model.manifest.files)
+    for path in _scan(model.path, DEPTH_MAX):
+        if (name := path.relative_to(model.path).as_posix()) == MANIFEST:
+            continue
+        _check_not_pickle(path)
+        if name not in listed:
+            raise ModelError(f"{path}: is not listed in the manifest")
+        if (sha256 := _sha256(path)) != listed[name]:
+            raise ModelError(f"{path}: its sha256 is {sha256}, but the manifest says {listed[name]}")
+        missing.discard(name)
+    if missing:
+        raise ModelError(f"{model.path}: {min(missing)} is missing; the directory was copied only in part")
+    _check_format(model.file)
+    folder = PurePosixPath(model.manifest.file).parent
+    for location in sorted(onnx.external_files(model.file)):
+        if (folder / location).as_posix() not in listed:
+            raise ModelError(f"{model.file}: its external data {location!r} is not a listed file of the model")
+
+
+def _scan(directory: Path, depth: int) -> Iterator[Path]:
+    """Every file below; anything but plain directories and plain files of one name is refused."""
+    if depth == 0:
+        raise ModelError(f"{directory}: folders are nested too deep")
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            path, status = Path(entry.path), entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                yield from _scan(path, depth - 1)
+            else:
+                _check_plain(path, status)
+                yield path
+
+
+def _check_plain(path: Path, status: os.stat_result) -> None:
+    """Refuse a link: its content lies, or can be changed, outside the model's directory."""
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path}: a symbolic link or special file has no place in a model")
+    if status.st_nlink > 1 and not path.resolve().is_relative_to(_PACKAGE):
+        raise ModelError(f"{path}: is a hard link to a file that has another name too; copy it instead")
+
+
+def _check_format(path: Path) -> None:
+    _check_not_pickle(path)
+    if path.suffix.lower() != ".onnx":
+        raise ModelError(f"{path}: not a model format that is known here (.onnx)")
+
+
+def _check_not_pickle(path: Path) -> None:
+    """Refuse what torch, pickle or joblib wrote: loading it would run code. By name, and by content."""
+    with path.open("rb") as file:
+        head = file.read(4)
+        file.seek(max(0, path.stat().st_size - 1))
+        # Protocol 2 and later begin with 0x80 and their number and end with a full stop; old torch files begin with
+        # a pickled magic number. Weights that look like the former by chance: one file in four million.
+        pickled = head[:1] == b"\x80" and head[1:2] in _PROTOCOLS and (file.read(1) == b"." or head[2:] == b"\x8a\n")
+    if path.suffix.lower() in _PICKLES or pickled:
+        raise ModelError(f"{path}: is a pickle, which can run code when it is loaded; export the model to ONNX")
+    if head == b"PK\x03\x04" and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith(".pkl") for name in archive.namelist()):
+                raise ModelError(f"{path}: is a torch archive, which holds a pickle; export the model to ONNX")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,53 @@
+"""The ONNX Runtime backend: the contract of every backend, and how a backend is found by name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.core.errors import BackendError
+from pipeline.infer import backends
+from pipeline.infer.backend import Backend, bucket_of
+from pipeline.infer.backends import backend_for
+from pipeline.infer.backends.onnxruntime import default_threads
+from tests.contract.backend_suite import BackendSuite
+
+
+class TestOnnxRuntime(BackendSuite):
+    def make(self) -> Backend:
+        return backend_for("onnxruntime")
+
+    def test_two_backends_share_nothing(self) -> None:
+        assert backend_for("onnxruntime") is not backend_for("onnxruntime")
+
+
+def test_an_unknown_backend_is_told_with_the_known_ones() -> None:
+    with pytest.raises(BackendError, match=r"no backend 'tpu'; there are: .*onnxruntime"):
+        backend_for("tpu")
+
+
+def test_a_runtime_that_is_not_installed_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backends.BACKENDS, "onnxruntime", ("OnnxRuntime", "sluice[some-extra]"))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "pipeline.infer.backends.onnxruntime")
+    with pytest.raises(BackendError, match=r"pip install 'sluice\[some-extra\]'"):
+        backend_for("onnxruntime")
+
+
+def test_no_runtime_is_imported_before_a_model_asks_for_it() -> None:
+    code = "import pipeline.models, pipeline.infer.backends, sys; sys.exit('onnxruntime' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (2, 4), (4, 4), (5, 16), (16, 16)])
+def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_it(rows: int, bucket: int) -> None:
+    assert bucket_of(rows, (1, 4, 16)) == bucket
+
+
+@pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({0, 1}, 1), ({0, 1, 2, 3}, 3)])
+def test_one_core_is_left_to_kafka(cores: set[int], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
+    assert default_threads() == threads

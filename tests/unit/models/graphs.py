@@ -1,0 +1,67 @@
+"""Small ONNX graphs for tests, made with the onnx package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def save(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    *,
+    inputs: dict[str, tuple[int, Sequence[Any]]],
+    outputs: dict[str, tuple[int, Sequence[Any]]],
+    constants: Sequence[onnx.TensorProto] = (),
+    domains: Sequence[str] = ("",),
+) -> Path:
+    """Write a graph; inputs and outputs are name -> (element type, shape with the batch dimension)."""
+    infos = ([helper.make_tensor_value_info(n, *v) for n, v in side.items()] for side in (inputs, outputs))
+    graph = helper.make_graph(nodes, "test", *infos, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, 17) for d in domains])
+    model.ir_version = 8
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def add(path: Path, *, shape: Sequence[Any] = ("batch", 3), location: str | None = None) -> Path:
+    """``y = x + w`` with w = 1, 2, 3; the weights lie in the file ``location`` where given (not written here)."""
+    weights = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "w")
+    if location is not None:
+        weights.ClearField("raw_data")
+        weights.data_location = TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+        weights.external_data.add(key="length", value="12")
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    return save(path, [node], inputs={"x": (FLOAT, shape)}, outputs={"y": (FLOAT, shape)}, constants=[weights])
+
+
+def pick(path: Path) -> Path:
+    """``picked[i] = 10 * at[i]`` for at in 0..9, ``copied = image``; any other ``at`` fails while it runs."""
+    table = numpy_helper.from_array(np.arange(0, 100, 10, dtype=np.int64), "table")
+    nodes = [
+        helper.make_node("Gather", ["table", "at"], ["picked"]),
+        helper.make_node("Identity", ["image"], ["copied"]),
+    ]
+    image = (FLOAT, ("batch", 2, 2))
+    return save(
+        path,
+        nodes,
+        inputs={"at": (TensorProto.INT64, ("batch",)), "image": image},
+        outputs={"picked": (TensorProto.INT64, ("batch",)), "copied": image},
+        constants=[table],
+    )
+
+
+def unknown_operator(path: Path) -> Path:
+    """A graph whose only operator no runtime has."""
+    node = helper.make_node("Conjure", ["x"], ["y"], domain="example.none")
+    shape = (FLOAT, ("batch", 3))
+    return save(path, [node], inputs={"x": shape}, outputs={"y": shape}, domains=("", "example.none"))
