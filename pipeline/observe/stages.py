@@ -31,8 +31,10 @@ class Traced:
 
     index: int  # in the part
     request_id: str
-    traceparent: str
+    traceparent: str  # the client's, well formed (`pipeline.observe.is_sampled`)
     tracestate: str | None
+    span_id: int  # as `pipeline.observe.continue_trace` decided it, told on in the prediction
+    offset: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,39 @@
+"""What became of every request, per model (invariant I6)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Counts", "Outcome"]
+
+
+class Outcome(StrEnum):
+    """How a request left this worker."""
+
+    ANSWERED = "answered"
+    EXPIRED = "expired"
+    DEAD_LETTERED = "dead_lettered"
+    RELEASED = "released"  # in flight when its partition was lost: whoever got the partition answers it
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """One reading: received = answered + expired + dead_lettered + released + in_flight."""
+
+    received: int = 0
+    answered: int = 0
+    expired: int = 0
+    dead_lettered: int = 0
+    released: int = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Received and without an outcome; never negative, and 0 after a drain, or something was counted twice."""
+        return self.received - self.answered - self.expired - self.dead_lettered - self.released
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__slots__))
+
+    def to_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in (*Counts.__slots__, "in_flight")}

@@ -1,0 +1,174 @@
+"""What one worker measures of itself: where requests are, where their time goes, and who is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.core.clock import SYSTEM_CLOCK, Clock
+from pipeline.core.errors import ConfigError
+from pipeline.observe.counters import Counts, Outcome
+from pipeline.observe.endpoints import signals_of
+from pipeline.observe.snapshot import Losses, ModelSnapshot, Snapshot
+from pipeline.observe.stages import BatchTimes
+from pipeline.observe.timings import Finished, Timings, measure
+from pipeline.observe.waiting import PARTS_WAITING_MAX, Commit, Waiting
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import SpanContext
+
+    from pipeline.observe.otlp import Telemetry
+
+__all__ = ["Observer"]
+
+
+class Observer:
+    """One per worker; every method may be called from any thread, costs microseconds and never waits for anyone.
+
+    Counters take plain model names and count whole chunks or batches. A batch's times are kept until the commits
+    of its partitions cover them, then all its requests are recorded at once. Without an OpenTelemetry endpoint
+    (``otlp_endpoint``, a base URL such as ``http://host:4318``, or the standard OTEL_ variables) nothing of
+    OpenTelemetry is even imported.
+    """
+
+    def __init__(
+        self,
+        *,
+        otlp_endpoint: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        worker: str = "",
+        group: str = "",
+        parts_max: int = PARTS_WAITING_MAX,
+    ) -> None:
+        self._endpoint = otlp_endpoint
+        self._clock = clock
+        self._worker = worker
+        self._group = group
+        self._telemetry: Telemetry | None = None
+        # Two locks: callers on the event loop never wait for a commit's numpy.
+        self._lock = threading.Lock()
+        self._tallies: dict[str, dict[str, int]] = {}
+        self._waiting: Waiting[SpanContext | None] = Waiting(parts_max)
+        self._recording = threading.Lock()
+        self._timings: dict[str, Timings] = {}
+        self._clock_skew = 0
+
+    def start(self) -> None:
+        """Start the exporters where there is an endpoint. Raises `ConfigError` for OTEL_ settings that make no sense."""
+        signals = signals_of(self._endpoint)
+        if not signals or self._telemetry is not None:
+            return
+        from pipeline.observe.otlp import Telemetry
+
+        try:
+            self._telemetry = Telemetry(
+                self, signals, endpoint=self._endpoint, worker=self._worker, group=self._group, clock=self._clock
+            )
+        except ValueError as error:
+            raise ConfigError(f"OpenTelemetry settings: {error}") from error
+
+    def shutdown(self) -> None:
+        """Bring out what the exporters still hold, for at most about two seconds. Counting goes on regardless."""
+        if self._telemetry is not None:
+            self._telemetry.shutdown()
+
+    @property
+    def tracing(self) -> bool:
+        """Whether spans are exported; where not, a request's traceparent is best passed on as it is."""
+        return self._telemetry is not None and self._telemetry.traces
+
+    def received(self, model: str, count: int) -> None:
+        """Requests taken from Kafka."""
+        self._tally(model, "received", count)
+
+    def answered(self, model: str, count: int) -> None:
+        """Requests whose prediction is acknowledged."""
+        self._tally(model, Outcome.ANSWERED, count)
+
+    def expired(self, model: str, count: int) -> None:
+        """Requests whose expired notice is acknowledged."""
+        self._tally(model, Outcome.EXPIRED, count)
+
+    def dead_lettered(self, model: str, count: int) -> None:
+        """Requests whose dead letter is acknowledged."""
+        self._tally(model, Outcome.DEAD_LETTERED, count)
+
+    def released(self, model: str, count: int) -> None:
+        """Requests in flight on a partition that was lost or revoked; another worker answers them."""
+        self._tally(model, Outcome.RELEASED, count)
+
+    def in_flight(self, model: str) -> int:
+        """Requests received and without an outcome."""
+        with self._lock:
+            return Counts(**self._tallies.get(model, {})).in_flight
+
+    def batch_acked(self, times: BatchTimes) -> None:
+        """All predictions of a batch are acknowledged; its requests wait for their commit."""
+        context = self._telemetry.batch(times) if self._telemetry is not None else None
+        with self._lock:
+            finished = self._waiting.add(times, context)
+        self._record(finished)
+
+    def committed(self, offsets: Mapping[tuple[str, int], int], at_ns: int | None = None) -> None:
+        """Next offsets by (topic, partition) that are now committed, at a monotonic moment or just now."""
+        now_ns, unix_ms = self._clock.now_ns(), self._clock.unix_ms()
+        at_ns = now_ns if at_ns is None else at_ns
+        at_unix_ms = unix_ms - (now_ns - at_ns) / 1e6
+        commits = {key: Commit(offset, at_ns, at_unix_ms) for key, offset in offsets.items()}
+        with self._lock:
+            finished = self._waiting.commit(commits)
+        self._record(finished)
+
+    def forget(self, topic: str, partition: int) -> None:
+        """A partition is lost or revoked: what waits for its commit is left to its new owner."""
+        with self._lock:
+            self._waiting.forget((topic, partition))
+
+    def counts(self) -> dict[str, Counts]:
+        """All counters in one reading, by model (invariant I6 holds in it)."""
+        with self._lock:
+            return {model: Counts(**tallies) for model, tallies in self._tallies.items()}
+
+    def timings(self) -> dict[str, Timings]:
+        """Copies of all histograms in one reading, by model (invariant I5 holds in it)."""
+        with self._recording:
+            return {model: timings.copy() for model, timings in self._timings.items()}
+
+    def losses(self) -> Losses:
+        """What measuring had to leave out or mend."""
+        spans_dropped = self._telemetry.spans_dropped() if self._telemetry is not None else 0
+        return Losses(self._clock_skew, self._waiting.dropped, spans_dropped)
+
+    def snapshot(self) -> Snapshot:
+        """Counters, stage tables and losses up to now."""
+        counts, timings = self.counts(), self.timings()
+        all_counts, all_timings = sum(counts.values(), Counts()), Timings()
+        for of_model in timings.values():
+            all_timings.merge(of_model)
+        return Snapshot(
+            models={
+                model: ModelSnapshot.of(counts.get(model, Counts()), timings.get(model, Timings()))
+                for model in sorted(counts.keys() | timings.keys())
+            },
+            total=ModelSnapshot.of(all_counts, all_timings),
+            losses=self.losses(),
+        )
+
+    def _tally(self, model: str, what: str, count: int) -> None:
+        with self._lock:
+            tallies = self._tallies.setdefault(model, {})
+            tallies[what] = tallies.get(what, 0) + count
+
+    def _record(self, finished: Sequence[tuple[Finished, SpanContext | None]]) -> None:
+        by_model: dict[str, list[Finished]] = {}
+        for each, context in finished:
+            # Versions of a model share its histograms: as many as models are served, not as were ever swapped in.
+            by_model.setdefault(each.times.model.partition("/")[0], []).append(each)
+            if context is not None and self._telemetry is not None:
+                self._telemetry.requests(each, context)
+        for model, of_model in by_model.items():
+            measured = measure(of_model)
+            with self._recording:
+                self._timings.setdefault(model, Timings()).record(measured)
+                self._clock_skew += measured.clock_skew

@@ -1,0 +1,242 @@
+"""Metrics and traces to an OpenTelemetry endpoint; imported only where there is one.
+
+Nothing here may hold up the flow (fault F22): it hands over finished spans, never waits, and what the endpoint
+does not take in time is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from uuid import uuid4
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext
+
+from pipeline.core.clock import Clock
+from pipeline.observe.metrics import JoiningExporter, Source, add_instruments
+from pipeline.observe.spans import BATCH_SPANS, SpanBuilder
+from pipeline.observe.stages import BatchTimes
+from pipeline.observe.timings import Finished, measure
+
+__all__ = ["Telemetry"]
+
+# Encoding a span holds the GIL for about 70 us: at this rate 3.5% of one core, whatever clients sample.
+SPANS_PER_S_MAX = 500
+# Eight seconds of them, past the five between two exports; about 2 kB each.
+SPANS_QUEUED_MAX = 4096
+SHUTDOWN_S_MAX = 2.0  # to bring out what is queued, beside the budget of a worker's drain
+LOG_EVERY_S = 60.0  # each of the SDK's loggers says one line a minute
+SCOPE = "sluice"
+_NOISY = (
+    "opentelemetry.exporter.otlp.common.http",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.sdk._shared_internal",
+    "opentelemetry.sdk.metrics._internal.export",
+    "opentelemetry.trace.span",
+)
+
+
+class Telemetry:
+    """The exporters and what feeds them, for the signals that have an endpoint.
+
+    Raises ``ValueError`` for OTEL_ variables that the SDK cannot read. All calls are thread-safe.
+    """
+
+    def __init__(
+        self, source: Source, signals: frozenset[str], *, endpoint: str | None, worker: str, group: str, clock: Clock
+    ) -> None:
+        for name in _NOISY:
+            logging.getLogger(name).addFilter(_SPARSE)
+        resource = _resource(worker)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stops: list[tuple[Callable[[], None], Callable[[], None]]] = []  # how to end in order, and at once
+        self._traces: _Traces | None = None
+        if "traces" in signals:
+            exporter = OTLPSpanExporter(_url(endpoint, "traces"))
+            self._traces = _Traces(exporter, resource, group)
+            self._stops.append((self._traces.processor.shutdown, exporter.shutdown))
+        if "metrics" in signals:
+            otlp = OTLPMetricExporter(_url(endpoint, "metrics"))
+            self._stops.append((_meters(otlp, source, resource, group, clock).shutdown, otlp.shutdown))
+        self._tokens = float(SPANS_PER_S_MAX)
+        self._refilled_ns = clock.now_ns()
+
+    @property
+    def traces(self) -> bool:
+        """Whether spans go anywhere."""
+        return self._traces is not None
+
+    def batch(self, times: BatchTimes) -> SpanContext | None:
+        """Export the span of an acknowledged batch; its identity, or nothing where it is not traced.
+
+        A batch is traced when one of its requests is, or else when the sampler (OTEL_TRACES_SAMPLER) says so.
+        It is traced whole or not at all: over the rate it and the spans of its requests are dropped.
+        """
+        if self._traces is None or not times.parts:
+            return None
+        sampled_requests = sum(len(part.traced) for part in times.parts)
+        if not sampled_requests and not self._traces.sampled(times.model):
+            return None
+        if not self._spend(sampled_requests + BATCH_SPANS):
+            self._traces.drop(sampled_requests + BATCH_SPANS)
+            return None
+        context, spans = self._traces.builder.batch(times)
+        self._traces.hand_over(spans)
+        return context
+
+    def requests(self, finished: Finished, batch: SpanContext) -> None:
+        """Export the spans of a committed part's sampled requests."""
+        if self._traces is not None and finished.part.traced:
+            self._traces.hand_over(self._traces.builder.requests(finished, measure([finished]), batch))
+
+    def spans_dropped(self) -> int:
+        """Spans that did not reach the endpoint."""
+        return self._traces.lost() if self._traces is not None else 0
+
+    def shutdown(self) -> None:
+        """Export what is left, for at most `SHUTDOWN_S_MAX`; an endpoint that is slower gets no more."""
+        deadline_s = time.monotonic() + SHUTDOWN_S_MAX
+        stopping = [
+            (threading.Thread(target=stop, name="telemetry-stop", daemon=True), abandon)
+            for stop, abandon in self._stops
+        ]
+        for thread, _ in stopping:
+            thread.start()
+        for thread, abandon in stopping:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+            if thread.is_alive():
+                abandon()
+        if self._traces is not None:
+            self._traces.close()
+
+    def _spend(self, spans: int) -> bool:
+        """Take from this second's allowance; a large batch may overdraw it once."""
+        with self._lock:
+            now_ns = self._clock.now_ns()
+            earned = (now_ns - self._refilled_ns) / 1e9 * SPANS_PER_S_MAX
+            self._tokens, self._refilled_ns = min(self._tokens + earned, SPANS_PER_S_MAX), now_ns
+            if self._tokens <= 0:
+                return False
+            self._tokens -= spans
+            return True
+
+
+class _CountingExporter(SpanExporter):
+    """Counts what it took and what was lost, on the processor's thread."""
+
+    def __init__(self, otlp: SpanExporter) -> None:
+        self.taken = 0
+        self.failed = 0
+        self._otlp = otlp
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.taken += len(spans)
+        result = self._otlp.export(spans)
+        if result is not SpanExportResult.SUCCESS:
+            self.failed += len(spans)
+        return result
+
+    def shutdown(self) -> None:
+        self._otlp.shutdown()
+
+
+class _Traces:
+    """The way of spans out: a bounded queue before the SDK's processor, so that it never has to complain."""
+
+    def __init__(self, otlp: SpanExporter, resource: Resource, group: str) -> None:
+        self._exporter = _CountingExporter(otlp)
+        self.processor = BatchSpanProcessor(self._exporter, max_queue_size=SPANS_QUEUED_MAX)
+        self.builder = SpanBuilder(resource, InstrumentationScope(SCOPE, _version()), group)
+        self._sampler = TracerProvider(resource=resource, shutdown_on_exit=False).sampler
+        self._lock = threading.Lock()
+        self._handed = 0
+        self._dropped = 0
+        self._closed = False
+
+    def sampled(self, name: str) -> bool:
+        return self._sampler.should_sample(None, random.getrandbits(128), name).decision is Decision.RECORD_AND_SAMPLE
+
+    def hand_over(self, spans: Sequence[ReadableSpan]) -> None:
+        with self._lock:
+            room = 0 if self._closed else max(0, SPANS_QUEUED_MAX - (self._handed - self._exporter.taken))
+            self._handed += len(spans[:room])
+            self._dropped += len(spans[room:])
+            for span in spans[:room]:
+                self.processor.on_end(span)
+
+    def drop(self, spans: int) -> None:
+        with self._lock:
+            self._dropped += spans
+
+    def close(self) -> None:
+        """No span is taken any more; those still queued are lost."""
+        with self._lock:
+            self._closed = True
+
+    def lost(self) -> int:
+        with self._lock:
+            left = self._handed - self._exporter.taken if self._closed else 0
+            return self._dropped + self._exporter.failed + left
+
+
+def _meters(otlp: OTLPMetricExporter, source: Source, resource: Resource, group: str, clock: Clock) -> MeterProvider:
+    def unix_ns() -> int:
+        return round(clock.unix_ms() * 1e6)
+
+    exporter = JoiningExporter(otlp, source, group=group, start_unix_ns=unix_ns(), unix_ns=unix_ns)
+    provider = MeterProvider([PeriodicExportingMetricReader(exporter)], resource, shutdown_on_exit=False)
+    add_instruments(provider.get_meter(SCOPE, _version()), source)
+    return provider
+
+
+def _url(endpoint: str | None, signal: str) -> str | None:
+    """The signal's URL under a base URL; nothing leaves it to the standard variables."""
+    return f"{endpoint.rstrip('/')}/v1/{signal}" if endpoint else None
+
+
+def _resource(worker: str) -> Resource:
+    """This worker, as OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES describe it, or as Sluice does."""
+    resource = Resource.create({"service.instance.id": worker or uuid4().hex, "service.version": _version()})
+    if str(resource.attributes["service.name"]).startswith("unknown_service"):
+        resource = resource.merge(Resource({"service.name": "sluice"}))
+    return resource
+
+
+def _version() -> str:
+    try:
+        return metadata.version("sluice")
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return "0"
+
+
+class _Sparse(logging.Filter):
+    """Lets one record a minute of each logger through: an endpoint that is down must not fill the disk with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now_s = time.monotonic()
+        if now_s - self._said_s.get(record.name, -LOG_EVERY_S) < LOG_EVERY_S:
+            return False
+        self._said_s[record.name] = now_s
+        return True
+
+
+_SPARSE = _Sparse()
