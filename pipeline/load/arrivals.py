@@ -1,0 +1,67 @@
+"""When the requests of an open loop are due: constant, Poisson and burst schedules, pure and seeded."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Arrivals", "Schedule", "burst", "constant", "poisson", "schedule"]
+
+Schedule = np.ndarray[Any, np.dtype[np.int64]]
+"""Due times in nanoseconds after the start, ascending, all below the duration."""
+
+SECOND_NS = 1_000_000_000
+
+
+class Arrivals(StrEnum):
+    """The kinds of schedule a user can name."""
+
+    CONSTANT = "constant"
+    POISSON = "poisson"
+    BURST = "burst"
+
+
+def constant(rate: float, duration_s: float) -> Schedule:
+    """Evenly spaced, ``rate`` a second, the first at 0: ``round(rate * duration_s)`` due times."""
+    _check(rate, duration_s)
+    return (np.arange(round(rate * duration_s)) * (SECOND_NS / rate)).astype(np.int64)
+
+
+def poisson(rate: float, duration_s: float, seed: int) -> Schedule:
+    """A Poisson process of mean ``rate`` a second: independent exponential gaps, a random number of requests."""
+    _check(rate, duration_s)
+    # Given how many arrive, where they arrive is uniform: the same process as summed exponential gaps.
+    random = np.random.default_rng(seed)
+    due_s = np.sort(random.uniform(0, duration_s, random.poisson(rate * duration_s)))
+    return (due_s * SECOND_NS).astype(np.int64)
+
+
+def burst(rate: float, duration_s: float, seed: int, *, period_s: float = 1.0, busy_share: float = 0.2) -> Schedule:
+    """Poisson arrivals of mean ``rate`` a second, all in the first ``busy_share`` of every period, none in the rest."""
+    _check(rate, duration_s)
+    if not 0 < busy_share <= 1 or period_s <= 0:
+        raise ValueError(f"a burst takes a share in (0, 1] of a positive period, not {busy_share} of {period_s} s")
+    # Poisson over the busy time only, then each busy stretch is moved to the start of its period.
+    busy_s = period_s * busy_share
+    periods, rest_s = divmod(duration_s, period_s)
+    busy_total_s = periods * busy_s + min(rest_s, busy_s)
+    due_ns = poisson(rate * duration_s / busy_total_s, busy_total_s, seed)
+    period, within_ns = np.divmod(due_ns, int(busy_s * SECOND_NS))
+    moved: Schedule = period * int(period_s * SECOND_NS) + within_ns
+    return moved
+
+
+def schedule(arrivals: Arrivals, rate: float, duration_s: float, seed: int) -> Schedule:
+    """The schedule of that kind. Raises ``ValueError`` unless rate and duration are positive."""
+    if arrivals is Arrivals.CONSTANT:
+        return constant(rate, duration_s)
+    if arrivals is Arrivals.POISSON:
+        return poisson(rate, duration_s, seed)
+    return burst(rate, duration_s, seed)
+
+
+def _check(rate: float, duration_s: float) -> None:
+    if rate <= 0 or duration_s <= 0:
+        raise ValueError(f"rate and duration must be positive, not {rate} a second for {duration_s} s")

@@ -1,0 +1,92 @@
+"""A lane: what one run has for itself, so that nothing of an earlier run helps or hinders it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from pipeline.load.process import run_module
+from pipeline.models import Model
+from pipeline.models.manifest import MANIFEST
+
+__all__ = ["Lane", "open_lane"]
+
+TOPICS_S_MAX = 30.0  # to create or delete three topics; a busy single node takes up to a second
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A model under a name of its own in a repository of its own, its topics, and a folder for logs."""
+
+    broker: str
+    partitions: int
+    folder: Path
+    model: Model
+
+    @property
+    def repository(self) -> Path:
+        """The repository that holds nothing but the lane's model."""
+        return self.folder / "models"
+
+    @property
+    def admin(self) -> AdminClient:
+        """A fresh admin client."""
+        return AdminClient({"bootstrap.servers": self.broker})
+
+    def peer_arguments(self, linger_ms: float) -> list[str]:
+        """The command line of a peer (`pipeline.load.peers.arguments`)."""
+        topics = self.model.topics
+        return [
+            *("--broker", self.broker, "--group", self.model.name),
+            *("--requests", topics.requests, "--predictions", topics.predictions),
+            *("--onnx", str(self.model.file), "--label", self.model.label, "--linger-ms", str(linger_ms)),
+        ]
+
+    def serve_arguments(self) -> list[str]:
+        """The command line of ``sluice serve``, all else at its defaults."""
+        return ["serve", "--models", str(self.repository), "--broker", self.broker, "--group", self.model.name]
+
+    def preload(self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096) -> None:
+        """Fill the request topic from a process of its own."""
+        run_module(
+            "pipeline.load.preload",
+            [
+                *("--broker", self.broker, "--topic", self.model.topics.requests),
+                *("--repository", str(self.repository), "--model", self.model.name),
+                *("--count", str(count), "--content-type", content_type, "--rows", str(rows)),
+                *("--distinct", str(distinct), "--partitions", str(self.partitions)),
+            ],
+        )
+
+
+@contextmanager
+def open_lane(broker: str, folder: Path, model: Model, name: str, partitions: int) -> Iterator[Lane]:
+    """A lane for one run, gone at its end: ``model`` is copied as ``MODEL-NAME`` and gets fresh topics.
+
+    The log of a failed run stays in ``folder``. Raises what creating topics raises.
+    """
+    place = folder / name
+    manifest = replace(model.manifest, name=f"{model.name}-{name}")
+    copy = place / "models" / manifest.name / manifest.version
+    shutil.copytree(model.path, copy)
+    (copy / MANIFEST).write_text(manifest.to_toml(), encoding="utf-8")
+    lane = Lane(broker, partitions, place, Model(manifest, copy))
+    topics = lane.model.topics
+    admin = lane.admin
+    # The broker's own clock on every answer: `pipeline.load.readback` reads the rate from it.
+    stamped = {"message.timestamp.type": "LogAppendTime"}
+    configs = {topics.requests: {}, topics.predictions: stamped, topics.dead_letters: {}}
+    wanted = [NewTopic(topic, partitions, config=config) for topic, config in configs.items()]
+    for created in admin.create_topics(wanted).values():
+        created.result(TOPICS_S_MAX)
+    try:
+        yield lane
+        shutil.rmtree(place)
+    finally:
+        for deleted in admin.delete_topics(list(configs)).values():
+            deleted.result(TOPICS_S_MAX)

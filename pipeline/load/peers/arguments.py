@@ -1,0 +1,34 @@
+"""The command line that every peer understands."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+__all__ = ["PeerArguments", "peer_arguments"]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerArguments:
+    """Where a peer reads, where it writes and what it computes; an echo has no model."""
+
+    broker: str
+    requests: str
+    predictions: str
+    group: str
+    onnx: str
+    label: str
+    linger_ms: float
+
+
+def peer_arguments(description: str) -> PeerArguments:
+    """Parse the command line of this process."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--broker", required=True, help="HOST:PORT of a Kafka broker")
+    parser.add_argument("--requests", required=True, help="topic to read")
+    parser.add_argument("--predictions", required=True, help="topic to write")
+    parser.add_argument("--group", required=True, help="consumer group; a fresh one begins at the earliest message")
+    parser.add_argument("--onnx", default="", help="model file of one input and one output")
+    parser.add_argument("--label", default="echo/1", help="the model header: NAME/VERSION")
+    parser.add_argument("--linger-ms", type=float, default=5.0, help="producer linger (default: librdkafka's)")
+    return PeerArguments(**vars(parser.parse_args()))

@@ -1,0 +1,139 @@
+"""Throughput beside peers: preloaded requests, each contestant in its own process, timed by the broker's clock.
+
+The predictions topic stamps each record when it is appended, so the rate is read afterwards from the records
+themselves; the measuring process sleeps meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.load.lane import Lane, open_lane
+from pipeline.load.process import BenchError, Process, run_module
+from pipeline.load.readback import Readback, read_back, wait_for_answers
+from pipeline.load.requests import random_columns
+from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
+from pipeline.models import Model
+from pipeline.models.onnx import open_bare
+from pipeline.publish.producer import producer_settings
+from topics.codecs import codec_for
+from topics.records import ARROW, RAW
+
+__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "raw_throughput"]
+
+WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
+RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
+LINGER_MS: float = producer_settings("", extra={})["linger.ms"]  # the peers wait as long as the worker does
+
+
+@dataclass(frozen=True, slots=True)
+class RawWork:
+    """One-row messages of raw tensors; the slow peer gets fewer, enough for about as many seconds."""
+
+    model: Model
+    broker: str
+    folder: Path
+    messages: int = 400_000
+    faust_messages: int = 20_000
+    partitions: int = 4
+    repeats: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ArrowWork:
+    """Arrow requests of many rows each, beside the model alone."""
+
+    model: Model
+    broker: str
+    folder: Path
+    requests: int = 600
+    rows: int = 1024
+    partitions: int = 4
+    repeats: int = 3
+
+
+def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
+    """``loop``, ``faust`` and ``sluice`` on the same requests; figures ``messages_per_s``, ``cpu_us_per_message``.
+
+    Raises `BenchError` where a contestant misses a request, answers wrongly or writes other headers than the others.
+    """
+    header_names: dict[str, tuple[str, ...]] = {}
+
+    def contestant(name: str, module: str, arguments: Callable[[Lane], list[str]], messages: int) -> Contestant:
+        def run(number: int) -> Figures:
+            with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
+                answers, cpu_s = _answer(lane, module, arguments(lane), messages, RAW, rows=1, distinct=4096)
+            header_names[name] = answers.header_names
+            if len(set(header_names.values())) > 1:
+                raise BenchError(f"not the same work, the headers differ: {header_names}")
+            return {"messages_per_s": answers.rate(WARMUP), "cpu_us_per_message": cpu_s * 1e6}
+
+        return run
+
+    def peer(lane: Lane) -> list[str]:
+        return lane.peer_arguments(LINGER_MS)
+
+    contestants: Mapping[str, Contestant] = {
+        "loop": contestant("loop", "pipeline.load.peers.loop", peer, work.messages),
+        "faust": contestant("faust", "pipeline.load.peers.faust_take", peer, work.faust_messages),
+        "sluice": contestant("sluice", "pipeline.cli", Lane.serve_arguments, work.messages),
+    }
+    return interleave(contestants, work.repeats, tell)
+
+
+def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
+    """``model`` (a bare loop on rows in memory) and ``sluice``; figures ``rows_per_s``, ``cpu_us_per_row``."""
+    distinct = 16
+
+    def model(number: int) -> Figures:
+        rows = ["--rows", str(work.rows * distinct)]
+        figures: Figures = json.loads(run_module("pipeline.load.peers.bare", ["--model", str(work.model.path), *rows]))
+        return figures
+
+    def sluice(number: int) -> Figures:
+        with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
+            answers, cpu_s = _answer(
+                lane, "pipeline.cli", lane.serve_arguments(), work.requests, ARROW, work.rows, distinct
+            )
+        return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
+
+    return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
+
+
+def _answer(
+    lane: Lane, module: str, arguments: list[str], count: int, content_type: str, rows: int, distinct: int
+) -> tuple[Readback, float]:
+    """Preload, run the contestant until all is answered, stop it, check every answer; also the CPU seconds of one."""
+    lane.preload(count, content_type, rows=rows, distinct=distinct)
+    predictions = lane.model.topics.predictions
+    with Process(module, arguments, lane.folder / "log") as process:
+        cpu_s = wait_for_answers(lane.admin, predictions, lane.partitions, count, process, WARMUP)
+        process.stop()
+    right = _checker(lane.model, content_type, rows, distinct)
+    return read_back(lane.broker, predictions, lane.partitions, count, right), cpu_s
+
+
+def _checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
+    """Says whether a value is what the model, called here, answers to that request."""
+    codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file)
+    columns = random_columns(signature.inputs, rows * distinct)
+    names = [tensor.name for tensor in signature.outputs]
+
+    def right(index: int, value: bytes) -> bool:
+        at = index % distinct * rows
+        wanted = session.run(names, {name: column[at : at + rows] for name, column in columns.items()})
+        expected = dict(zip(names, wanted, strict=True))
+        answer: Mapping[str, np.ndarray[Any, Any]] = codec.decode_response(value, signature.outputs)
+        # Floats only: a label may differ where two classes are equally likely.
+        floats = {name: got for name, got in answer.items() if got.dtype.kind == "f"}
+        return bool(floats) and all(
+            np.allclose(got, expected[name], RELATIVE, ABSOLUTE) for name, got in floats.items()
+        )
+
+    return right

@@ -1,0 +1,55 @@
+"""Schedules of the open loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.load.arrivals import Arrivals, burst, constant, poisson, schedule
+
+SECOND_NS = 1_000_000_000
+
+
+@given(st.sampled_from(Arrivals), st.floats(0.5, 5_000), st.floats(0.1, 5), st.integers(0, 1000))
+def test_due_times_ascend_within_the_duration(arrivals: Arrivals, rate: float, duration_s: float, seed: int) -> None:
+    due = schedule(arrivals, rate, duration_s, seed)
+    assert due.dtype == np.int64
+    assert (np.diff(due) >= 0).all()
+    assert not len(due) or (due[0] >= 0 and due[-1] < duration_s * SECOND_NS + 1)
+
+
+def test_constant_arrivals_are_evenly_spaced() -> None:
+    assert constant(4, 1).tolist() == [0, 250_000_000, 500_000_000, 750_000_000]
+
+
+def test_poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() -> None:
+    gaps_s = np.diff(poisson(1_000, 100, seed=3)) / SECOND_NS
+    assert gaps_s.mean() == pytest.approx(1e-3, rel=0.02)
+    assert gaps_s.std() == pytest.approx(1e-3, rel=0.03)  # of an exponential: equal to its mean
+
+
+def test_bursts_keep_the_mean_rate_and_the_pauses() -> None:
+    due = burst(1_000, 20, seed=3, period_s=2.0, busy_share=0.25)
+    assert len(due) == pytest.approx(20_000, rel=0.03)
+    assert ((due % (2 * SECOND_NS)) < 0.5 * SECOND_NS).all()
+
+
+@pytest.mark.parametrize("arrivals", [Arrivals.POISSON, Arrivals.BURST])
+def test_a_seed_fixes_the_schedule(arrivals: Arrivals) -> None:
+    assert schedule(arrivals, 100, 2, seed=1).tolist() == schedule(arrivals, 100, 2, seed=1).tolist()
+    assert schedule(arrivals, 100, 2, seed=1).tolist() != schedule(arrivals, 100, 2, seed=2).tolist()
+
+
+@pytest.mark.parametrize(("rate", "duration_s"), [(0, 1), (-1, 1), (1, 0)])
+def test_a_rate_or_duration_that_is_not_positive_is_refused(rate: float, duration_s: float) -> None:
+    for arrivals in Arrivals:
+        with pytest.raises(ValueError, match="positive"):
+            schedule(arrivals, rate, duration_s, seed=0)
+
+
+@pytest.mark.parametrize(("period_s", "busy_share"), [(0.0, 0.5), (1.0, 0.0), (1.0, 1.5)])
+def test_a_burst_that_cannot_be_is_refused(period_s: float, busy_share: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        burst(10, 1, 0, period_s=period_s, busy_share=busy_share)
