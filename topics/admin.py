@@ -79,6 +79,10 @@ class Drift:
     expected: str
     found: str
 
+    def to_dict(self) -> dict[str, str]:
+        """For ``--json``."""
+        return {"topic": self.topic, "what": self.what, "expected": self.expected, "found": self.found}
+
     def __str__(self) -> str:
         return f"{self.topic}: {self.what} is {self.found}, should be {self.expected}"
 

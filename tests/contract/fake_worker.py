@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,33 +39,26 @@ class FakeWorker:
         self.seen: list[tuple[bytes | None, dict[str, str]]] = []  # key and headers of each request
         self._connection = Connection(broker)
         self._stop = threading.Event()
-        self._failure: BaseException | None = None
 
     def __enter__(self) -> Self:
         self._reader = Reader(self._connection, self.topics.requests)
         self._producer = self._connection.producer(linger_ms=0)
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
+        self._pool = ThreadPoolExecutor(1)
+        self._running = self._pool.submit(self._run)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join()
+        self._pool.shutdown()
         self._reader.close()
         self._producer.flush(10)
-        if self._failure is not None:
-            raise self._failure
+        self._running.result()
 
     def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                for message in self._reader.read(0.05):
-                    self._answer(message)
-                self._producer.poll(0)
-                if self._stop.is_set():
-                    break
-        except BaseException as error:
-            self._failure = error
+        while not self._stop.is_set():
+            for message in self._reader.read(0.05):
+                self._answer(message)
+            self._producer.poll(0)
 
     def _answer(self, message: Message[Any, Any]) -> None:
         headers = {name: (value or b"").decode() for name, value in headers_of(message)}
@@ -82,7 +77,7 @@ class FakeWorker:
             return self._reject(message, headers, source, request_id, why.code, why.reason)
         x = decoded.columns["x"]
         wish = float(x[0, 0])
-        out: dict[str, Any] = {Header.REQUEST_ID: request_id, Header.MODEL: f"{self.model}/1", Header.SOURCE: source}
+        out = {Header.REQUEST_ID: request_id, Header.MODEL: f"{self.model}/1", Header.SOURCE: source}
         if wish == SILENT:
             return None
         if wish == REJECTED:
@@ -91,8 +86,9 @@ class FakeWorker:
             said = orjson.dumps({"code": "deadline-passed", "reason": "asked for it"})
             return self._produce(self._producer, message.key(), said, {**out, Header.STATUS: Status.EXPIRED})
         outputs = {"total": x.sum(axis=1), "twice": x * 2}
-        names = {"model": self.model, "version": "1", "request_ids": [request_id]}
-        [answer] = codec.encode_responses(outputs, [0, len(x)], SIGNATURE.outputs, **names)
+        [answer] = codec.encode_responses(
+            outputs, [0, len(x)], SIGNATURE.outputs, model=self.model, version="1", request_ids=[request_id]
+        )
         for _ in range(3 if wish == THRICE else 1):
             body = b"\x00not a prediction" if wish == BROKEN else answer
             told = {**out, Header.STATUS: Status.OK, Header.CONTENT_TYPE: content_type}
@@ -109,16 +105,12 @@ class FakeWorker:
             Header.SOURCE: source,
         }
         errors = {Header.ERROR_CODE: code, Header.ERROR_REASON: reason, Header.ERROR_STAGE: "decode"}
-        kept = {name: value for name, value in headers.items() if name not in errors}
-        self._producer.produce(
-            self.topics.dead_letters,
-            message.value(),
-            message.key(),
-            headers={str(k): str(v) for k, v in {**kept, **out, **errors}.items()},
-        )
+        kept: dict[str, str | bytes | None] = {**headers}
+        named = kept | {str(name): str(text) for name, text in (out | errors).items()}
+        self._producer.produce(self.topics.dead_letters, message.value(), message.key(), headers=named)
         said = orjson.dumps({"code": code, "reason": reason})
         self._produce(self._producer, message.key(), said, out)
 
-    def _produce(self, producer: Producer, key: bytes | None, value: bytes, headers: dict[Header, Any]) -> None:
+    def _produce(self, producer: Producer, key: bytes | None, value: bytes, headers: Mapping[Header, str]) -> None:
         named: dict[str, str | bytes | None] = {str(name): str(text) for name, text in headers.items()}
         producer.produce(self.topics.predictions, value, key, headers=named)

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self, Unpack
 
-from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, SERVE_EVERY, Outputs, read_answers
-from topics.client.exchange import Exchange, Sent
+from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, Outputs, read_answers
+from topics.client.exchange import Exchange
 from topics.client.messages import Inputs
 from topics.client.reader import Answer, Reader, Start
 from topics.client.requests import Maker, Options
+from topics.client.stream import Stream, outgoing
 from topics.connect import Connection
 from topics.errors import NotAnswered
 from topics.names import topics_of
@@ -78,21 +79,20 @@ class AsyncClient:
         self, requests: Iterable[Request | Inputs] | AsyncIterable[Request | Inputs], *, timeout_s: float = 120.0
     ) -> int:
         """As `Client.produce`; takes an asynchronous iterable too."""
-        await asyncio.to_thread(self._exchange.look)
-        sent = Sent()
+        stream = await asyncio.to_thread(Stream, self._connection, self.topics.requests)
         async for item in _each(requests):
-            request = item if isinstance(item, Request) else self.request(item)
-            while not self._exchange.offer(request, sent):
-                self._exchange.serve_deliveries(0)
+            message = outgoing(item if isinstance(item, Request) else self.request(item))
+            while not stream.offer(message):
+                stream.serve()
                 await asyncio.sleep(RETRY_S)
-            if sent.count % SERVE_EVERY == 0:
-                self._exchange.serve_deliveries(0)
+            if stream.due:
+                stream.serve()
                 await asyncio.sleep(0)
         until_s = time.monotonic() + timeout_s
-        while sent.waiting and time.monotonic() < until_s:
-            self._exchange.serve_deliveries(0)
+        while stream.waiting and time.monotonic() < until_s:
+            stream.serve()
             await asyncio.sleep(RETRY_S)
-        return sent.check(self._connection)
+        return stream.check()
 
     async def consume(self, *, start: Start = "latest", idle_s: float | None = None) -> AsyncIterator[Answer]:
         """As `Client.consume`: ``async for answer in await client.consume()``; "now" is when this is awaited."""

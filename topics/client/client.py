@@ -11,10 +11,11 @@ from typing import Any, Self, Unpack
 
 import numpy as np
 
-from topics.client.exchange import Exchange, Sent
+from topics.client.exchange import Exchange
 from topics.client.messages import Inputs
 from topics.client.reader import Answer, Reader, Start
 from topics.client.requests import Maker, Options
+from topics.client.stream import outgoing, send_all
 from topics.connect import Connection
 from topics.errors import NotAnswered
 from topics.names import topics_of
@@ -26,7 +27,6 @@ __all__ = ["Client", "Outputs", "read_answers"]
 Outputs = dict[str, np.ndarray[Any, Any]]
 
 IN_FLIGHT_MAX = 1024  # calls without an answer: about what a worker gathers in two or three batches
-SERVE_EVERY = 256  # produced requests between two looks at the delivery reports
 CLOSE_S = 10.0
 _logger = logging.getLogger("topics.client")
 
@@ -97,18 +97,8 @@ class Client:
         Returns how many the broker acknowledged, which is all. Raises `KafkaFailed` where one was not, within
         ``timeout_s`` after the last. Memory stays bounded: librdkafka's full queue holds the stream back.
         """
-        self._exchange.look()
-        sent = Sent()
-        for item in requests:
-            request = item if isinstance(item, Request) else self.request(item)
-            while not self._exchange.offer(request, sent):
-                self._exchange.serve_deliveries(0.05)
-            if sent.count % SERVE_EVERY == 0:
-                self._exchange.serve_deliveries(0)
-        until_s = time.monotonic() + timeout_s
-        while sent.waiting and time.monotonic() < until_s:
-            self._exchange.serve_deliveries(0.05)
-        return sent.check(self._connection)
+        made = (item if isinstance(item, Request) else self.request(item) for item in requests)
+        return send_all(self._connection, self.topics.requests, map(outgoing, made), timeout_s)
 
     def consume(self, *, start: Start = "latest", idle_s: float | None = None) -> Iterator[Answer]:
         """Stream the terminal records of the model, everyone's, from ``earliest`` or from now on.

@@ -9,16 +9,17 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, Message
 
 from topics.client.reader import Answer, Reader, headers_of
+from topics.client.stream import check_topic, outgoing, queue
 from topics.connect import Connection
-from topics.errors import ClientClosed, InputError, KafkaFailed, NotAnswered, TopicMissing, TopicsError
+from topics.errors import ClientClosed, InputError, NotAnswered, TopicsError
 from topics.names import Topics
 from topics.records import Header, Request
 from topics.signature import Signature
 
-__all__ = ["Exchange", "Sent"]
+__all__ = ["Exchange"]
 
 TICK_S = 0.05  # how late a time-out may be told, and a delivery error
 OVERDUE_S = 1.0  # an answer this late may lie in a partition added since: look, at most this often
@@ -32,37 +33,6 @@ class _Call:
     answer: Future[Answer]
     sent_s: float
     until_s: float
-
-
-class Sent:
-    """The delivery reports of one stream of requests, which may arrive on several threads."""
-
-    def __init__(self) -> None:
-        self.count = 0  # handed to librdkafka; written by the producing thread alone
-        self._left = 0
-        self._error: KafkaError | None = None
-        self._lock = threading.Lock()
-        self._failed = 0
-
-    def __call__(self, error: KafkaError | None, message: Any) -> None:
-        with self._lock:
-            self._left += 1
-            if error is not None:
-                self._failed += 1
-                self._error = error
-
-    @property
-    def waiting(self) -> int:
-        """Requests without a delivery report."""
-        return self.count - self._left
-
-    def check(self, connection: Connection) -> int:
-        """How many were acknowledged. Raises `KafkaFailed` where any was not."""
-        if self._error is not None:
-            raise connection.failed(f"{self._failed} of {self.count} requests not delivered", self._error)
-        if self.waiting:
-            raise KafkaFailed(f"{self.waiting} of {self.count} requests not acknowledged in time")
-        return self.count
 
 
 class Exchange:
@@ -83,7 +53,6 @@ class Exchange:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._requests_seen = False
 
     @property
     def started(self) -> bool:
@@ -97,25 +66,10 @@ class Exchange:
                 raise ClientClosed("the client is closed")
             if self._thread is not None:
                 return
-            self.look()
+            check_topic(self._connection, self._producer, self.topics.requests)
             reader = Reader(self._connection, self.topics.predictions, timeout_s=START_S)
             self._thread = threading.Thread(target=self._run, args=(reader,), name="topics-client", daemon=True)
             self._thread.start()
-
-    def look(self) -> None:
-        """Raise `TopicMissing` unless there is a request topic: producing blindly might create one, or wait minutes."""
-        if self._requests_seen:
-            return
-        try:
-            there = self.topics.requests in self._producer.list_topics(timeout=START_S).topics
-        except KafkaException as error:
-            raise self._connection.failed(f"cannot look at {self.topics.requests}", error) from error
-        if not there:
-            broker = self._connection.broker
-            raise TopicMissing(
-                f"topic {self.topics.requests} does not exist at {broker}: apply the model's topics first"
-            )
-        self._requests_seen = True
 
     def ask(self, request: Request, timeout_s: float) -> Future[Answer]:
         """Send and return the coming answer; it fails with `NotAnswered`, `KafkaFailed` or `ClientClosed`.
@@ -139,33 +93,12 @@ class Exchange:
                 self._settle(request_id, self._connection.failed("request not delivered", error))
 
         try:
-            self.send(request, delivered)
+            queue(self._connection, self._producer, self.topics.requests, outgoing(request), delivered)
         except BaseException:
             self._forget(request_id)
             raise
         answer.add_done_callback(lambda _: self._forget(request_id))  # a cancelled call leaves nothing behind
         return answer
-
-    def send(self, request: Request, delivered: Any) -> None:
-        """Queue ``request``. Raises ``BufferError`` where the queue is full, `InputError` where it is too large."""
-        headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
-        try:
-            self._producer.produce(
-                self.topics.requests, request.value, request.key, headers=headers, on_delivery=delivered
-            )
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                raise InputError(f"a request of {len(request.value)} bytes is too large for Kafka") from error
-            raise self._connection.failed("request not sent", error) from error
-
-    def offer(self, request: Request, sent: Sent) -> bool:
-        """Queue ``request`` as one of ``sent``; False where the queue is full. Raises as `send`."""
-        try:
-            self.send(request, sent)
-        except BufferError:
-            return False
-        sent.count += 1
-        return True
 
     def serve_deliveries(self, wait_s: float) -> None:
         """Handle delivery reports that are there, or come within ``wait_s``."""

@@ -1,0 +1,77 @@
+"""`sluice produce`: requests from JSON lines, NumPy or Arrow files to a model's request topic."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.broker import (
+    BrokerOption,
+    JsonOption,
+    KafkaOption,
+    ModelsOption,
+    broker_of,
+    kafka_of,
+    named_values,
+    signature_of,
+)
+
+__all__ = ["produce"]
+
+
+def produce(
+    model: Annotated[str, typer.Argument(help="Name of the model.", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(metavar="[FILE|-]", help="JSON lines, .npy, .npz, .arrow or .arrows; - is standard input.")
+    ] = "-",
+    key: Annotated[str | None, typer.Option(help="Of every request that brings none.", show_default=False)] = None,
+    deadline_ms: Annotated[
+        int | None, typer.Option(help="Milliseconds from the moment each is sent.", min=1, show_default=False)
+    ] = None,
+    content_type: Annotated[
+        str | None,
+        typer.Option(help="json, arrow or raw; JSON lines are sent as JSON and files as Arrow if not given."),
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A header of every request; may be repeated.")
+    ] = None,
+    rows_per_request: Annotated[int, typer.Option(help="Rows of NumPy and Arrow files in each request.", min=1)] = 1,
+    models: ModelsOption = None,
+    broker: BrokerOption = None,
+    kafka: KafkaOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send requests and say how many Kafka acknowledged; their answers are read with `sluice consume`.
+
+    A line of JSON is a full Open Inference Protocol request; or one row, {"image": [...]}; or either as "inputs"
+    beside its own "key" and "headers": {"inputs": {"image": [...]}, "key": "k", "headers": {"priority": "9"}}.
+
+    For instance: sluice produce digits images.npy --rows-per-request 64
+    """
+    from pipeline.cli.output import emit
+    from pipeline.cli.sources import Form, read_requests
+    from topics.client.messages import content_type_of
+    from topics.client.stream import send_all
+    from topics.connect import Connection
+    from topics.names import topics_of
+
+    signature = signature_of(model, models)
+    form = Form(
+        tensors=signature.inputs if signature else None,
+        content_type=content_type_of(content_type) if content_type else None,
+        key=key.encode() if key is not None else None,
+        headers=named_values("--header", header),
+        deadline_ms=None if deadline_ms is None else lambda: time.time_ns() // 1_000_000 + deadline_ms,
+        rows_per_request=rows_per_request,
+    )
+    topic = topics_of(model).requests
+    started_s = time.monotonic()
+    produced = send_all(Connection(broker_of(broker), kafka_of(kafka)), topic, read_requests(source, form))
+    seconds = time.monotonic() - started_s
+    emit(
+        {"produced": produced, "topic": topic, "seconds": round(seconds, 3)},
+        as_json,
+        table=[f"produced {produced} requests to {topic}"],
+    )
