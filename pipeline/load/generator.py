@@ -50,17 +50,18 @@ class Answers(threading.Thread):
         self.statuses: Counter[str] = Counter()
         self.error: KafkaException | None = None
         self._open = count
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench", "enable.auto.commit": False})
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        ends = [
-            (partition, self._consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10))
-            for partition in partitions
-        ]
-        self._consumer.assign([TopicPartition(topic, partition, end[1]) for partition, end in ends if end is not None])
+        self._consumer.assign(
+            [
+                TopicPartition(topic, p, self._consumer.get_watermark_offsets(TopicPartition(topic, p), timeout=10)[1])
+                for p in partitions
+            ]
+        )
 
     def run(self) -> None:
-        while self._open and not self._stop.is_set():
+        while self._open and not self._ended.is_set():
             message = self._consumer.poll(0.1)
             if message is not None:
                 self._note(message, time.monotonic_ns())
@@ -69,7 +70,7 @@ class Answers(threading.Thread):
     def end(self) -> None:
         """Wait for what is still open, at most `ANSWER_S_MAX`."""
         self.join(ANSWER_S_MAX)
-        self._stop.set()
+        self._ended.set()
         self.join()
         if self.error is not None:
             raise self.error
@@ -77,7 +78,7 @@ class Answers(threading.Thread):
     def _note(self, message: Message, at_ns: int) -> None:
         if message.error() is not None:
             self.error = KafkaException(message.error())
-            self._stop.set()
+            self._ended.set()
             return
         named: dict[str, Any] = dict(message.headers() or ())
         index = int(named[Header.REQUEST_ID])

@@ -25,7 +25,7 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW, RAW
 
-__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "raw_throughput"]
+__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "checker", "raw_throughput"]
 
 WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
@@ -115,11 +115,11 @@ def _answer(
     with Process(module, arguments, lane.folder / "log") as process:
         cpu_s = wait_for_answers(lane.admin, predictions, lane.partitions, count, process, WARMUP)
         process.stop()
-    right = _checker(lane.model, content_type, rows, distinct)
+    right = checker(lane.model, content_type, rows, distinct)
     return read_back(lane.broker, predictions, lane.partitions, count, right), cpu_s
 
 
-def _checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
+def checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
     """Says whether a value is what the model, called here, answers to that request."""
     codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file)
     columns = random_columns(signature.inputs, rows * distinct)

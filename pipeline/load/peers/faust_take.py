@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NoReturn
 
 import faust
 
@@ -62,12 +62,11 @@ def create(arguments: PeerArguments) -> faust.App:
     return app
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Run as ``faust worker`` does, until SIGTERM or SIGINT."""
     app = create(peer_arguments(__doc__ or ""))
     faust.Worker(app, loglevel="WARNING", logfile=sys.stderr).execute_from_commandline()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
