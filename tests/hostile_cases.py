@@ -112,6 +112,10 @@ def _json() -> Iterator[HostileCase]:
         "nulls": (_inputs(_tensor(data=[None] * 64)), Code.NULLS),
         "too few values": (_inputs(_tensor(data=[1.0] * 63)), Code.WRONG_SHAPE),
         "ragged data": (_inputs(_tensor(data=[[[[1.0] * 8] * 7 + [[1.0] * 7]]])), Code.WRONG_SHAPE),
+        "ragged data of the right count": (
+            _inputs(_tensor(data=[[[[1.0] * 8] * 6 + [[1.0] * 9, [1.0] * 7]]])),
+            Code.WRONG_SHAPE,
+        ),
         "other shape": (_inputs(_tensor(shape=[1, 64])), Code.WRONG_SHAPE),
         "no row dimension": (_inputs(_tensor(shape=[1, 8, 8])), Code.WRONG_SHAPE),
         "shape not a list": (_inputs(_tensor(shape="1,1,8,8")), Code.WRONG_SHAPE),
@@ -166,6 +170,7 @@ def _arrow() -> Iterator[HostileCase]:
         "list views": (pa.ListViewArray.from_arrays([0], [64], values), Code.UNSUPPORTED_TYPE),
         "struct": (pa.array([{"a": 1.0}]), Code.UNSUPPORTED_TYPE),
         "dictionary": (pa.array(["a"]).dictionary_encode(), Code.UNSUPPORTED_TYPE),
+        "dictionary of numbers": (pa.array([1.0], pa.float32()).dictionary_encode(), Code.UNSUPPORTED_TYPE),
         "run-end encoded": (pa.RunEndEncodedArray.from_arrays([1], [1.0]), Code.UNSUPPORTED_TYPE),
         "text": (pa.array(["a"]), Code.UNSUPPORTED_TYPE),
         "text view": (pa.array(["a"], pa.string_view()), Code.UNSUPPORTED_TYPE),

@@ -199,12 +199,7 @@ def _batch(
             raise _malformed(f"a column of {length} values and {nulls} nulls where {rows * count} values belong")
         if nulls:
             raise BadRequest(Code.NULLS, f"{nulls} nulls: a tensor has none")
-    end = 0
-    for offset, length in buffers:
-        # In order and apart, as every writer lays them: so two columns cannot claim the same bytes twice.
-        if offset % 8 or length < 0 or offset < end or offset + length > body_bytes:
-            raise _malformed(f"a buffer of {length} bytes at {offset} in a body of {body_bytes}")
-        end = offset + length
+    _check_apart(buffers, body_bytes)
     at, starts = 0, [0] * len(tensors)
     for column in columns:
         at += len(column.elements)  # one validity buffer per level, which no nulls make needless
@@ -216,6 +211,15 @@ def _batch(
         starts[column.tensor] = offset
         at += 1
     return rows, tuple(starts)
+
+
+def _check_apart(buffers: list[tuple[int, int]], body_bytes: int) -> None:
+    """Buffers lie in the body, in order, as every writer lays them: so none claims another's bytes again."""
+    end = 0
+    for offset, length in buffers:
+        if offset % 8 or length < 0 or offset < end or offset + length > body_bytes:
+            raise _malformed(f"a buffer of {length} bytes at {offset} in a body of {body_bytes}")
+        end = offset + length
 
 
 class _Table:

@@ -134,17 +134,7 @@ def _decode(
     null_is_nan: bool = False,
 ) -> list[Array]:
     """The arrays of one message, in the order of ``tensors``. Raises `BadRequest`."""
-    if value.count(b"[") > lists_max or value.count(b"{") > OBJECTS_MAX:
-        raise _malformed("more lists or objects than a request may have")
-    try:
-        message = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise _malformed(f"no JSON: {error.msg} at byte {error.pos}") from error
-    items = message.get(side) if isinstance(message, dict) else None
-    if not isinstance(items, list):
-        raise _malformed(f"not an inference message with a list of {side}")
-    if len(items) > limits.tensors_max:
-        raise BadRequest(Code.TOO_LARGE, f"{len(items)} {side}, at most {limits.tensors_max} may be")
+    items = _items(value, side, limits, lists_max)
     index = {tensor.name: at for at, tensor in enumerate(tensors)}
     arrays: dict[int, Array] = {}
     for item in items:
@@ -156,7 +146,7 @@ def _decode(
             raise BadRequest(Code.UNKNOWN_INPUT, f"{shown(name)} is no tensor of the model")
         if at in arrays:
             raise BadRequest(Code.DUPLICATE_INPUT, f"two tensors {shown(name)}")
-        arrays[at] = _array(item, tensors[at], limits, null_is_nan)
+        arrays[at] = _array(item, tensors[at], limits, null_is_nan=null_is_nan)
     missing = [tensor.name for at, tensor in enumerate(tensors) if at not in arrays]
     if missing:
         raise BadRequest(Code.MISSING_INPUT, f"no tensor {shown(missing[0])}")
@@ -165,7 +155,23 @@ def _decode(
     return [arrays[at] for at in range(len(tensors))]
 
 
-def _array(item: dict[str, Any], tensor: Tensor, limits: RequestLimits, null_is_nan: bool) -> Array:
+def _items(value: bytes, side: str, limits: RequestLimits, lists_max: int) -> list[Any]:
+    """A message's list of inputs or outputs."""
+    if value.count(b"[") > lists_max or value.count(b"{") > OBJECTS_MAX:
+        raise _malformed("more lists or objects than a request may have")
+    try:
+        message = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise _malformed(f"no JSON: {error.msg} at byte {error.pos}") from error
+    items = message.get(side) if isinstance(message, dict) else None
+    if not isinstance(items, list):
+        raise _malformed(f"not an inference message with a list of {side}")
+    if len(items) > limits.tensors_max:
+        raise BadRequest(Code.TOO_LARGE, f"{len(items)} {side}, at most {limits.tensors_max} may be")
+    return items
+
+
+def _array(item: dict[str, Any], tensor: Tensor, limits: RequestLimits, *, null_is_nan: bool) -> Array:
     """One tensor of a message."""
     name, datatype, shape, data = tensor.name, item.get("datatype"), item.get("shape"), item.get("data")
     if not isinstance(datatype, str) or not isinstance(data, list):
@@ -183,7 +189,7 @@ def _array(item: dict[str, Any], tensor: Tensor, limits: RequestLimits, null_is_
     values = _values(data, (rows, *tensor.shape)) if data and isinstance(data[0], list) else data
     if len(values) != rows * tensor.row_values:
         raise BadRequest(Code.WRONG_SHAPE, f"{name!r} has {len(values)} values, its shape {rows * tensor.row_values}")
-    return _numbers(values, tensor, null_is_nan).reshape(rows, *tensor.shape)
+    return _numbers(values, tensor, null_is_nan=null_is_nan).reshape(rows, *tensor.shape)
 
 
 def _values(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
@@ -197,7 +203,7 @@ def _values(data: list[Any], shape: tuple[int, ...]) -> list[Any]:
     return data
 
 
-def _numbers(values: list[Any], tensor: Tensor, null_is_nan: bool) -> Array:
+def _numbers(values: list[Any], tensor: Tensor, *, null_is_nan: bool) -> Array:
     """Parsed values as an array of the tensor's dtype; none is rounded but floats to floats."""
     name, dtype, types = tensor.name, tensor.dtype, set(map(type, values))
     if type(None) in types:
