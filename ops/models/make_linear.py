@@ -20,6 +20,7 @@ INPUTS = 50  # float32: a raw request of 200 bytes
 
 
 def main() -> None:
+    """Write the graph and add it to the bench's repository."""
     weights = np.random.default_rng(SEED).normal(0, INPUTS**-0.5, INPUTS).astype(np.float32)
     # One row of weights times the transposed batch: ONNX Runtime takes 20 us for 4,096 rows, and 960 us the other
     # way round (a MatMul with a vector on the right).

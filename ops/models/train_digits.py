@@ -130,17 +130,20 @@ def train(x: Array, y: Array, seed: int) -> dict[str, Array]:
 
 
 def softmax(logits: Array) -> Array:
-    powers = np.exp(logits - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
+    """Probabilities of logits (N, 10)."""
+    powers: Array = np.exp(logits - logits.max(1, keepdims=True))
+    total: Array = powers.sum(1, keepdims=True)
+    return powers / total
 
 
 def accuracy(w: dict[str, Array], x: Array, y: Array) -> float:
+    """Share of the images whose largest logit is their label's."""
     return float((forward(w, x)[0].argmax(1) == y).mean())
 
 
 def to_onnx(w: dict[str, Array]) -> onnx.ModelProto:
     """The network as a graph over images (N, 1, 8, 8) with values 0..16."""
-    constants: dict[str, Array] = {"scale": np.float32(1 / 16), "rows": np.array([0, -1])}
+    constants: dict[str, Array] = {"scale": np.array(1 / 16, np.float32), "rows": np.array([0, -1])}
     nodes = [helper.make_node("Mul", ["image", "scale"], ["x0"])]
     for i in range(3):
         kernel = w[f"conv{i}.w"].reshape(CHANNELS[i], 3, 3, CHANNELS[i + 1]).transpose(3, 0, 1, 2)
@@ -178,6 +181,7 @@ def to_onnx(w: dict[str, Array]) -> onnx.ModelProto:
 
 
 def main() -> None:
+    """Train, measure once on the held-out images, and write what ships."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--choose", action="store_true", help="validate on a part of the training images, write nothing"

@@ -47,14 +47,12 @@ def external_files(path: Path) -> frozenset[str]:
     file.
     """
     try:
-        with (
-            path.open("rb") as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            memoryview(data) as view,
-        ):
-            if not any(number == _GRAPH for number, _ in _fields(view)):
-                raise ValueError("it has no graph")
-            return frozenset(_locations(view, "model", DEPTH_MAX))
+        with path.open("rb") as file:
+            # Not closed by hand: after an error its traceback still holds parts of the view.
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if not any(number == _GRAPH for number, _ in _fields(view)):
+            raise ValueError("it has no graph")
+        return frozenset(_locations(view, "model", DEPTH_MAX))
     except (OSError, ValueError, IndexError) as error:  # mmap of an empty file is a ValueError
         raise ModelError(f"{path}: not an ONNX file: {error}") from error
 
@@ -138,7 +136,7 @@ def open_bare(path: Path) -> Any:
 
 
 def signature_of(session: Any, path: Path) -> Signature:
-    """The signature of the session opened from ``path``, one row at a time: the first dimension is the batch and must be free.
+    """The signature of the session opened from ``path``, one row at a time: the first dimension is the free batch size.
 
     Raises `ModelError` where a dtype cannot be carried, the batch size is fixed or another dimension is not.
     """

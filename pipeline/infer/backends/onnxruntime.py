@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,10 +17,15 @@ from pipeline.models.onnx import check_signature, open_session, runtime_errors
 __all__ = ["OnnxRuntime"]
 
 _ERRORS = runtime_errors()
+CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class OnnxRuntime:
-    """A `Backend` whose `run` is synchronous and gives the GIL away while it computes."""
+    """A `Backend` whose `run` is synchronous and gives the GIL away while it computes.
+
+    Batches are padded to buckets although this runtime takes any size: ONNX Runtime plans and keeps memory for each
+    input shape it meets, so that the buckets bound what it keeps (I4), and warming them covers every first run.
+    """
 
     name: ClassVar[str] = "onnxruntime"
 
@@ -33,6 +39,8 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or default_threads()
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        # Threads that spin between operators burn the core that Kafka's threads need. CPU time of 256 digits on two
+        # busy cores: 5.9 ms on one thread, 7.6 on two, 11.9 on two that spin (and no batch ended sooner for it).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = open_session(model.file, options)
         check_signature(model, self._session)
@@ -79,6 +87,8 @@ class OnnxRuntime:
         return self._model
 
     def _bind(self, slot: Slot, bucket: int) -> Any:
+        # Bound once to the slot's addresses: a run allocates and copies nothing, and a batch of one row of the linear
+        # model takes 3.3 us instead of 6.1 with `run(names, feeds)`; large batches cost the same both ways.
         binding = self._session.io_binding()
         for buffers, bind in ((slot.inputs, binding.bind_input), (slot.outputs, binding.bind_output)):
             for name, buffer in buffers.items():
@@ -88,4 +98,15 @@ class OnnxRuntime:
 
 
 def default_threads() -> int:
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    """Threads of one operator: all cores this process may use but one, which polls, plans and publishes."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, _quota_cores()) - 1)
+
+
+def _quota_cores() -> int:
+    """Whole cores that the container's CPU quota pays for (cgroup v2); a large number where there is none."""
+    try:
+        quota, period = CGROUP_CPU_MAX.read_text().split()
+        return int(quota) // int(period)
+    except (OSError, ValueError):  # no cgroup v2 here, or "max"
+        return 1 << 16

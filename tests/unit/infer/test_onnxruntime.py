@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import BackendError
 from pipeline.infer import backends
 from pipeline.infer.backend import Backend, bucket_of
-from pipeline.infer.backends import backend_for
-from pipeline.infer.backends.onnxruntime import default_threads
+from pipeline.infer.backends import backend_for, onnxruntime
 from tests.contract.backend_suite import BackendSuite
 
 
@@ -47,7 +47,14 @@ def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_it(rows: int, bucke
     assert bucket_of(rows, (1, 4, 16)) == bucket
 
 
-@pytest.mark.parametrize(("cores", "threads"), [({0}, 1), ({0, 1}, 1), ({0, 1, 2, 3}, 3)])
-def test_one_core_is_left_to_kafka(cores: set[int], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores)
-    assert default_threads() == threads
+@pytest.mark.parametrize(
+    ("cores", "quota", "threads"),
+    [(1, "max 100000", 1), (2, "max 100000", 1), (8, "max 100000", 7), (8, "400000 100000", 3), (8, "50000 100000", 1)],
+)
+def test_one_core_of_what_the_container_may_use_is_left_to_kafka(
+    cores: int, quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(f"{quota}\n")
+    monkeypatch.setattr(onnxruntime, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    assert onnxruntime.default_threads() == threads

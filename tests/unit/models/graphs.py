@@ -23,8 +23,8 @@ def save(
     domains: Sequence[str] = ("",),
 ) -> Path:
     """Write a graph; inputs and outputs are name -> (element type, shape with the batch dimension)."""
-    infos = ([helper.make_tensor_value_info(n, *v) for n, v in side.items()] for side in (inputs, outputs))
-    graph = helper.make_graph(nodes, "test", *infos, constants)
+    takes, gives = ([helper.make_tensor_value_info(n, *v) for n, v in side.items()] for side in (inputs, outputs))
+    graph = helper.make_graph(nodes, "test", takes, gives, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(d, 17) for d in domains])
     model.ir_version = 8
     path.write_bytes(model.SerializeToString())

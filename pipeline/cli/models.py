@@ -1,0 +1,109 @@
+"""`sluice models`: list, add and verify the models of a repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.cli.broker import JsonOption, ModelsOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pipeline.models import Model
+    from topics.signature import Tensor
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""List, add and verify models. A repository is a directory DIR/NAME/VERSION of a manifest and model files.""",
+)
+
+
+@app.command("list")
+def list_(models: ModelsOption = None, as_json: JsonOption = False) -> None:
+    """All models and versions of a repository. Their files are not checked: `sluice models verify` does."""
+    from pipeline.cli.output import emit
+    from pipeline.models import BUNDLED, list_models
+
+    found = list_models(models or BUNDLED)
+    emit([model.to_dict() for model in found], as_json, table=_table(found))
+
+
+@app.command()
+def add(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An .onnx file, or a directory with a manifest.")],
+    models: Annotated[Path, typer.Option("--models", metavar="DIR", help="Model repository; made where missing.")],
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model; the manifest's or the file's if not given.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Such as 3 or 1.12.0; the manifest's or the next if not given.")
+    ] = None,
+    rows_max: Annotated[int | None, typer.Option(help="Largest batch; 256 if nothing says it.", min=1)] = None,
+    classes: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in the order of the output.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy a model into a repository, checked, in one step: a running worker sees all of it or nothing.
+
+    For instance: sluice models add resnet.onnx --models ./models --rows-max 64
+    """
+    from pipeline.cli.output import emit
+    from pipeline.models import add_model
+
+    names = None if classes is None else classes.split(",")
+    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names)
+    emit(model.to_dict(), as_json, table=_table([model]))
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME[/VERSION]]", help="Which; all if not given.", show_default=False)
+    ] = None,
+    models: ModelsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file, hash and signature, and load each model in its backend; exit code 1 if any is refused."""
+    from pipeline.cli.output import emit
+    from pipeline.core.errors import ConfigError, SluiceError
+    from pipeline.infer.backends import backend_for
+    from pipeline.models import BUNDLED, list_models
+    from pipeline.models import verify as check
+
+    chosen = [m for m in list_models(models or BUNDLED) if name in (None, m.name, m.label)]
+    if not chosen:
+        raise ConfigError(f"no model {name or ''} in {models or BUNDLED}".replace("  ", " "))
+    refused: dict[str, str] = {}
+    for model in chosen:
+        try:
+            check(model)
+            backend = backend_for(model.manifest.backend)
+            backend.load(model)
+            backend.close()
+        except SluiceError as error:
+            refused[model.label] = str(error)
+    results = [{"model": m.label, "ok": m.label not in refused, "reason": refused.get(m.label)} for m in chosen]
+    lines = [f"refused  {m.label}: {refused[m.label]}" if m.label in refused else f"ok  {m.label}" for m in chosen]
+    emit({"ok": not refused, "models": results}, as_json, table=lines)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _table(models: Iterable[Model]) -> list[str]:
+    rows = [("MODEL", "BACKEND", "ROWS MAX", "TAKES", "GIVES")]
+    for model in models:
+        sides = (model.signature.inputs, model.signature.outputs)
+        takes, gives = (", ".join(map(_tensor, side)) for side in sides)
+        rows.append((model.label, model.manifest.backend, str(model.manifest.rows_max), takes, gives))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _tensor(tensor: Tensor) -> str:
+    return f"{tensor.name} {tensor.dtype.name}{list(tensor.shape)}"

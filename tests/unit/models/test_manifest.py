@@ -1,0 +1,148 @@
+"""Manifests: what is read back, how versions and buckets are ordered, and what is refused."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import ModelError
+from pipeline.models.manifest import MANIFEST, Manifest, default_buckets, read_manifest, version_key
+from topics.signature import Signature, Tensor
+
+SIGNATURE = Signature(
+    (Tensor("x", np.dtype("float32"), (2, 3)), Tensor("é", np.dtype("int64"), ())),
+    (Tensor("y", np.dtype("bool"), (1,)),),
+)
+GOOD = Manifest(
+    name="some-model",
+    version="1.10",
+    backend="onnxruntime",
+    file="model.onnx",
+    signature=SIGNATURE,
+    rows_max=8,
+    buckets=(1, 8),
+    classes=("it's", 'a "quote"', "back\\slash", "new\nline", "\x7f", "🙂"),
+    files={"model.onnx": "0" * 64, "weights/a b.bin": "f" * 64},
+    answer_rejected=False,
+    allow_not_finite=True,
+    gather_ms_max=2.5,
+)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(GOOD.to_toml(), encoding="utf-8")
+    assert read_manifest(tmp_path) == GOOD
+
+
+def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
+    optional = ("answer_rejected", "allow_not_finite", "gather_ms_max", "classes", "buckets")
+    lines = [line for line in GOOD.to_toml().split("\n") if not line.startswith(optional)]
+    (tmp_path / MANIFEST).write_text("\n".join(lines), encoding="utf-8")
+    manifest = read_manifest(tmp_path)
+    assert manifest.answer_rejected
+    assert not manifest.allow_not_finite
+    assert (manifest.gather_ms_max, manifest.classes, manifest.buckets) == (0.0, (), (1, 2, 3, 4, 6, 8))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"name": "../etc"}, "model name"),
+        ({"name": "a.b"}, "model name"),
+        ({"version": "01"}, "version"),
+        ({"version": "1-rc"}, "version"),
+        ({"version": "../1"}, "version"),
+        ({"backend": "os.system"}, "backend"),
+        ({"rows_max": 0, "buckets": (0,)}, "rows_max"),
+        ({"rows_max": 65_537, "buckets": (65_537,)}, "rows_max"),
+        ({"buckets": ()}, "buckets"),
+        ({"buckets": (8, 1)}, "buckets"),
+        ({"buckets": (1, 1, 8)}, "buckets"),
+        ({"buckets": (-1, 8)}, "buckets"),
+        ({"buckets": (1, 4)}, "buckets"),
+        ({"classes": ("a", "a")}, "two classes"),
+        ({"file": "other.onnx"}, "not listed"),
+        ({"files": {"model.onnx": "0" * 63}}, "sha256"),
+        ({"files": {"model.onnx": "0" * 64, "../x": "0" * 64}}, "plain path"),
+        ({"files": {"model.onnx": "0" * 64, "/x": "0" * 64}}, "plain path"),
+        ({"files": {"model.onnx": "0" * 64, "a/./x": "0" * 64}}, "plain path"),
+        ({"files": {"model.onnx": "0" * 64, "a\\x": "0" * 64}}, "plain path"),
+        ({"files": {"model.onnx": "0" * 64, "": "0" * 64}}, "plain path"),
+        ({"gather_ms_max": -1.0}, "gather_ms_max"),
+        ({"gather_ms_max": float("nan")}, "gather_ms_max"),
+    ],
+)
+def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        replace(GOOD, **change)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("rows_max = 8", "", "'rows_max' is missing"),
+        ("rows_max = 8", "rows_max = true", "wrong type"),
+        ("rows_max = 8", 'rows_max = "8"', "wrong type"),
+        ("rows_max = 8", "rows_max = 8\nrun = 'rm'", "unknown key run"),
+        ("buckets = [1, 8]", "buckets = [1.0, 8]", "buckets are integers"),
+        ('name = "some-model"', "name = 3", "wrong type"),
+        ('dtype = "float32"', 'dtype = "object"', "dtype"),
+        ('dtype = "float32"', 'dtype = "nonsense"', "not a tensor"),
+        ("shape = [2, 3]", "shape = [2, -3]", "shape"),
+        ("shape = [2, 3]", "shape = 2", "not a tensor"),
+        ("[[inputs]]", "[[entries]]", "missing"),
+        ('"model.onnx" =', '"model.onnx" = 1 #', "hashes are texts"),
+        ("[files]", "[files", "Expected"),
+    ],
+)
+def test_a_malformed_file_is_refused_with_its_path(old: str, new: str, reason: str, tmp_path: Path) -> None:
+    text = GOOD.to_toml()
+    assert old in text
+    (tmp_path / MANIFEST).write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ModelError, match=reason) as caught:
+        read_manifest(tmp_path)
+    assert str(tmp_path / MANIFEST) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_without_a_manifest_is_told_as_copied_in_part(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="copied only in part"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_by_link_or_of_absurd_size_or_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.toml").write_text(GOOD.to_toml(), encoding="utf-8")
+    (tmp_path / MANIFEST).symlink_to("real.toml")
+    with pytest.raises(ModelError, match=MANIFEST):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).unlink()
+    (tmp_path / MANIFEST).write_bytes(b"#" * (1024 * 1024 + 1))
+    with pytest.raises(ModelError, match="larger"):
+        read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_bytes(b"\xff\xfe")
+    with pytest.raises(ModelError, match=MANIFEST):
+        read_manifest(tmp_path)
+
+
+def test_versions_are_ordered_by_number() -> None:
+    ordered = ["0.9", "1", "1.0", "1.2", "1.10", "2", "9", "10", "10.0.0.1"]
+    assert sorted(sorted(ordered, key=len), key=version_key) == ordered
+
+
+@pytest.mark.parametrize("rows_max", [1, 2, 3, 5, 7, 8, 100, 256, 4096, 65_536])
+def test_default_buckets_end_at_the_largest_batch_and_waste_at_most_a_third(rows_max: int) -> None:
+    buckets = default_buckets(rows_max)
+    assert buckets[0] == 1
+    assert buckets[-1] == rows_max
+    assert list(buckets) == sorted(set(buckets))
+    assert all(3 * (low + 1) >= 2 * high for low, high in pairwise(buckets))
+
+
+def test_the_text_is_ordinary_toml() -> None:
+    assert tomllib.loads(GOOD.to_toml())["classes"] == list(GOOD.classes)
