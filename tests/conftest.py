@@ -1,4 +1,4 @@
-"""What tests on a real broker share: one Apache Kafka a session, started when the first test asks, and topic names."""
+"""What tests on a real broker share: one Apache Kafka a session, started when the first asks, and topic names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.local import EmbeddedKafka
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[EmbeddedKafka]:
-    """A running broker with its ``bootstrap``; shared by every test, so tests keep to topics and groups of their own."""
+    """A running broker with its ``bootstrap``; shared by all tests, which keep to topics and groups of their own."""
     with EmbeddedKafka() as kafka:
         yield kafka
 

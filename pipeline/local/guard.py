@@ -63,7 +63,7 @@ def main(owner: int, scratch: str, output: str, argv: list[str]) -> int:
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake)
-    with open(output, "ab") as stdout:
+    with open(output, "ab") as stdout:  # noqa: PTH123 -- pathlib would double the time to start
         nothing, before = subprocess.DEVNULL, die_with_guard
         command = subprocess.Popen(argv, stdin=nothing, stdout=stdout, preexec_fn=before)  # noqa: PLW1509 -- one thread
     os.write(1, f"{command.pid}\n".encode())

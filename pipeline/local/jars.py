@@ -30,7 +30,7 @@ DOWNLOAD_WAIT_S_MAX = 30  # silence of the repository before a download is given
 
 @dataclass(frozen=True, slots=True)
 class Jar:
-    """One pinned artifact; ``name`` is its file name in the cache."""
+    """One pinned artifact."""
 
     group: str
     artifact: str
@@ -39,6 +39,7 @@ class Jar:
 
     @property
     def name(self) -> str:
+        """Its file's name, in the repository and in the cache."""
         return f"{self.artifact}-{self.version}.jar"
 
 

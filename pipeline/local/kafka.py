@@ -36,6 +36,7 @@ FORMAT_WAIT_S_MAX = 60.0
 METADATA_WAIT_S = 1.0
 PORT_ATTEMPTS = 5  # another program may take a free port between our look and Kafka's bind
 LOG_TAIL_LINES = 15
+BIND_FAILED = "Address already in use"
 PORTS = range(18_000, 32_000)  # below the ephemeral range: no client's own port can take ours while Kafka is down
 
 _silence = logging.getLogger("pipeline.local.probe")  # refused connections are what a start looks like
@@ -81,13 +82,17 @@ SINGLE_NODE = MappingProxyType(
 )
 
 
+class PortTakenError(BrokerError):
+    """Another program listens on a port that Kafka was to have."""
+
+
 class EmbeddedKafka:
     """One Apache Kafka node (KRaft) on loopback, started on demand; also a context manager.
 
     ``directory`` holds its data, settings and logs and is kept; without one a temporary folder is used, which `stop`
-    removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports, name
-    to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties`` overrides any
-    setting of the broker. The broker dies with this process, however this process ends, unless `release` lets it go.
+    removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports,
+    name to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties``
+    overrides any setting of the broker. The broker dies with this process, however this process ends, unless `release` lets it go.
     ``progress`` shows the first download; without one a bar of our own does, where standard error is a terminal.
     """
 
@@ -138,23 +143,14 @@ class EmbeddedKafka:
         `START_WAIT_S_MAX`; nothing is left running then.
         """
         assert self._process is None, "already started"
-        java, jars = find_java(), class_path(progress=self._progress)
-        self._directory = self._given or self._directory or Path(tempfile.mkdtemp(prefix="sluice-kafka-"))
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for attempt in range(PORT_ATTEMPTS):
-            fresh = not self._ports
-            self._ports = self._ports or self._choose_ports()
-            self._write_properties()
-            identity = self._format(java, jars)
-            self._process = self._spawn(java, jars)
-            try:
-                return self._wait_until_healthy(identity)
-            except BaseException as error:
-                self._end()
-                taken = isinstance(error, BrokerError) and "Address already in use" in str(error)
-                if not (taken and fresh and attempt + 1 < PORT_ATTEMPTS):
-                    raise
-                self._ports = {}
+        first = self._directory is None
+        try:
+            self._start(find_java(), class_path(progress=self._progress))
+        except BaseException:
+            self._kill()
+            if first:
+                self.stop()
+            raise
 
     def stop(self) -> None:
         """Clean stop (SIGTERM, then SIGKILL after `STOP_WAIT_S_MAX`); removes a temporary folder. Safe to call twice."""
@@ -166,8 +162,7 @@ class EmbeddedKafka:
     def kill(self) -> None:
         """SIGKILL, as a crash would; data and port are kept for `restart`."""
         assert self._process, "not started"
-        self._process.kill()
-        self._process = None
+        self._kill()
 
     def restart(self) -> None:
         """Stop if running, and start on the same data and port."""
@@ -176,7 +171,8 @@ class EmbeddedKafka:
 
     def release(self) -> ProcessId:
         """Let the broker go on after this process has ended; the returned id is then the only way to end it."""
-        assert self._process and self._given, "a broker to be found again needs a folder of its own"
+        assert self._process, "not started"
+        assert self._given, "a broker to be found again needs a folder of its own"
         process, self._process = self._process, None
         return process.release()
 
@@ -194,9 +190,41 @@ class EmbeddedKafka:
             self._process.end(STOP_WAIT_S_MAX)
             self._process = None
 
+    def _kill(self) -> None:
+        if self._process:
+            self._process.kill()
+            self._process = None
+
+    def _start(self, java: Java, jars: str) -> None:
+        self._directory = self._given or self._directory or Path(tempfile.mkdtemp(prefix="sluice-kafka-"))
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for attempts_left in reversed(range(PORT_ATTEMPTS)):
+            chosen_now = not self._ports
+            self._ports = self._ports or self._choose_ports()
+            self._write_properties()
+            identity = self._format(java, jars)
+            self._process = self._spawn(java, jars)
+            try:
+                self._wait_until_healthy(identity)
+            except PortTakenError:
+                if not (chosen_now and attempts_left):
+                    raise
+                self._kill()
+                self._ports = {}
+            else:
+                return
+
     def _choose_ports(self) -> dict[str, int]:
         names = ["PLAINTEXT", "CONTROLLER", *self._listeners]
         if self._fixed_port:
+            with socket.socket() as candidate:
+                candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Kafka has it
+                try:
+                    candidate.bind((HOST, self._fixed_port))
+                except OSError as error:
+                    raise PortTakenError(
+                        f"port {self._fixed_port} on {HOST} cannot be used: {error.strerror}"
+                    ) from error
             return {"PLAINTEXT": self._fixed_port, **dict(zip(names[1:], free_ports(len(names) - 1), strict=True))}
         return dict(zip(names, free_ports(len(names)), strict=True))
 
@@ -252,13 +280,18 @@ class EmbeddedKafka:
         while (status := self._process.poll()) is None and time.monotonic() < deadline:
             if cluster_id(self.bootstrap, METADATA_WAIT_S) == identity:
                 return
+            if BIND_FAILED in self._log():
+                break  # Kafka itself takes most of a minute to give up
+        log = self._log()
+        if BIND_FAILED in log:
+            raise PortTakenError(f"another program took a port of {self._ports} while Kafka started")
         why = f"did not answer within {START_WAIT_S_MAX:.0f} s" if status is None else f"ended with status {status}"
-        raise BrokerError(f"Kafka {why}; the end of its log in {self.directory}:\n{self._log_tail()}")
+        tail = "\n".join(log.splitlines()[-LOG_TAIL_LINES:])
+        raise BrokerError(f"Kafka {why}; the end of its log:\n{tail}")
 
-    def _log_tail(self) -> str:
+    def _log(self) -> str:
         logs = [self.directory / "kafka.log", self.directory / "kafka.out"]
-        lines = [line for log in logs if log.exists() for line in log.read_text(errors="replace").splitlines()]
-        return "\n".join(lines[-LOG_TAIL_LINES:])
+        return "".join(log.read_text(errors="replace") for log in logs if log.exists())
 
 
 def free_ports(count: int) -> list[int]:

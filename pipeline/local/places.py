@@ -1,4 +1,4 @@
-"""Where the local stack keeps what outlives a process: downloads in the cache folder, the running stack in the state folder."""
+"""Where the local stack keeps what outlives a process: the cache folder for downloads, the state folder for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of the local stack: kept under guard while this process lives, or found again later by pid and start time."""
+"""Processes of the local stack: under guard while this process lives, or found again by pid and start time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ class Guarded:
             self._guard = subprocess.Popen(
                 guard, stdin=pipe, stdout=pipe, stderr=stderr, bufsize=0, env=env, start_new_session=True
             )
-        assert self._guard.stdin and self._guard.stdout
+        assert self._guard.stdin
+        assert self._guard.stdout
         self._orders = self._guard.stdin
         with self._guard.stdout as said:
             first = said.readline()
@@ -51,7 +52,10 @@ class Guarded:
 
     def poll(self) -> int | None:
         """Exit status, 128 + N where signal N ended it; None while it runs."""
-        return self._guard.poll()
+        status = self._guard.poll()
+        if status is not None:
+            self._orders.close()
+        return status
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""
@@ -104,6 +108,7 @@ class ProcessId:
             return cls(pid, 0.0)
 
     def alive(self) -> bool:
+        """Whether this very process still runs."""
         return self._find() is not None
 
     def end(self, wait_s_max: float) -> None:

@@ -39,6 +39,7 @@ class Stack:
 
     @property
     def worker_alive(self) -> bool:
+        """Whether there is a worker that runs."""
         return self.worker is not None and self.worker.alive()
 
 

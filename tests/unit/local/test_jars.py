@@ -97,7 +97,7 @@ def start(wait_s: float) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(jars.__file__).parents[2])
 
 
-def test_two_starts_at_once_share_one_download(cache: Path) -> None:
+def test_two_starts_at_once_share_one_download() -> None:
     both = [start(0.3), start(0.3)]
     said = "".join(each.communicate(timeout=60)[0] for each in both)
     assert [each.returncode for each in both] == [0, 0]

@@ -131,14 +131,14 @@ def test_a_killed_owner_leaves_neither_command_nor_scratch(tmp_path: Path, what:
         assert not (tmp_path / "scratch").exists()
     finally:
         os.killpg(parent.pid, signal.SIGKILL)  # the forked child, or nobody but the unreaped owner
-        parent.wait()
+        parent.communicate()
 
 
 def test_a_released_command_outlives_its_owner(tmp_path: Path) -> None:
     parent, pid = owner(tmp_path, "release")
     found = ProcessId.of(pid)
     parent.kill()
-    parent.wait()
+    parent.communicate()
     with pytest.raises(psutil.TimeoutExpired):
         psutil.Process(pid).wait(0.7)
     assert found.alive()

@@ -123,7 +123,7 @@ def test_a_worker_that_does_not_get_ready_tells_its_log_and_takes_the_new_broker
             brokers.append(self)
 
     monkeypatch.setattr(stack, "EmbeddedKafka", Seen)
-    with pytest.raises(SluiceError, match="(?s)ended with status 3.*no model called nobody"):
+    with pytest.raises(SluiceError, match=r"(?s)ended with status 3.*no model called nobody"):
         up()
     assert running() is None
     assert not ProcessId.of(brokers[0].pid).alive()
