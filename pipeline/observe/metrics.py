@@ -84,13 +84,14 @@ class JoiningExporter(MetricExporter):
     def __init__(
         self, otlp: OTLPMetricExporter, source: Source, *, group: str, start_unix_ns: int, unix_ns: Callable[[], int]
     ) -> None:
-        super().__init__(otlp._preferred_temporality, otlp._preferred_aggregation)
+        # The SDK's own reader reads these two in the same way; no public name says them.
+        preferred = otlp._preferred_temporality or {}  # noqa: SLF001 - see above
+        super().__init__(preferred, otlp._preferred_aggregation)  # noqa: SLF001 - see above
         self._otlp = otlp
         self._source = source
         self._group = group
         self._start_unix_ns = start_unix_ns
         self._unix_ns = unix_ns
-        preferred = otlp._preferred_temporality or {}
         self._temporality = preferred.get(HistogramInstrument, AggregationTemporality.CUMULATIVE)
         self._sent: dict[tuple[str, _Series], Histogram] = {}  # by model; empty where cumulative
 

@@ -55,7 +55,7 @@ class Observer:
         self._clock_skew = 0
 
     def start(self) -> None:
-        """Start the exporters where there is an endpoint. Raises `ConfigError` for OTEL_ settings that make no sense."""
+        """Start the exporters where there is an endpoint. Raises `ConfigError` for OTEL_ settings nobody can read."""
         signals = signals_of(self._endpoint)
         if not signals or self._telemetry is not None:
             return

@@ -30,7 +30,7 @@ class Commit:
     at_unix_ms: float
 
     def finish(self, part: Part, times: BatchTimes) -> Finished:
-        """A part it covers. A part told only after its commit was committed when it was acknowledged, at the earliest."""
+        """A part it covers; told only after its commit, it counts as committed no earlier than acknowledged."""
         late_ns = max(0, times.acked_ns - self.at_ns)
         return Finished(part, times, self.at_ns + late_ns, self.at_unix_ms + late_ns / 1e6)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from batch_maker import StoppedClock
 
 from pipeline.observe import Health, State
+from tests.unit.observe.batch_maker import StoppedClock
 
 
 def test_only_a_ready_worker_says_ready() -> None:

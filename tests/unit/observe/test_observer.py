@@ -11,12 +11,12 @@ import threading
 
 import numpy as np
 import pytest
-from batch_maker import StoppedClock, run_batch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.observe import Observer, Stage, timings
+from tests.unit.observe.batch_maker import StoppedClock, run_batch
 
 PARTITION = ("digits.requests", 0)
 durations_ms = st.floats(0.01, 500.0)
