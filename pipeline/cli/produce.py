@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,11 +53,14 @@ def produce(
     """
     from pipeline.cli.output import emit
     from pipeline.cli.sources import Form, read_requests
+    from pipeline.core.errors import ConfigError
     from topics.client.messages import content_type_of
     from topics.client.stream import send_all
     from topics.connect import Connection
     from topics.names import topics_of
 
+    if source != "-" and not Path(source).exists():  # before Kafka is asked anything
+        raise ConfigError(f"{source}: no such file")
     signature = signature_of(model, models)
     form = Form(
         tensors=signature.inputs if signature else None,

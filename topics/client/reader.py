@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -22,6 +23,18 @@ Start = Literal["earliest", "latest"]
 _GIVEN_UP = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.TOPIC_AUTHORIZATION_FAILED}
 )
+
+
+# A partition made a moment ago, or one whose leader is moving: metadata runs ahead of what the broker can serve.
+_NOT_YET = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - its name
+    }
+)
+NOT_YET_S = 0.05
 
 
 def headers_of(message: Message[Any, Any]) -> Headers:
@@ -143,14 +156,17 @@ class Reader:
         return set(topic.partitions)
 
     def _end_offsets(self, partitions: set[int]) -> dict[int, int]:
-        ends = {}
-        try:
-            for p in partitions:
-                place = TopicPartition(self.topic, p)
-                ends[p] = self._consumer.get_watermark_offsets(place, timeout=self._timeout_s)[1]
-        except KafkaException as error:
-            raise self._connection.failed(f"cannot find the end of {self.topic}", error) from error
-        return ends
+        return {p: self._end_offset(p, time.monotonic() + self._timeout_s) for p in partitions}
+
+    def _end_offset(self, partition: int, until_s: float) -> int:
+        place = TopicPartition(self.topic, partition)
+        while True:
+            try:
+                return self._consumer.get_watermark_offsets(place, timeout=self._timeout_s)[1]
+            except KafkaException as error:
+                if error.args[0].code() not in _NOT_YET or time.monotonic() > until_s:
+                    raise self._connection.failed(f"cannot find the end of {self.topic}", error) from error
+                time.sleep(NOT_YET_S)
 
     def _assign(self, offsets: dict[int, int]) -> None:
         self._consumer.incremental_assign([TopicPartition(self.topic, p, o) for p, o in offsets.items()])

@@ -1,0 +1,64 @@
+"""Topics on a real broker: created once, listed as they are, drift told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.local import EmbeddedKafka
+from topics.admin import DEAD_LETTER_HEADROOM_BYTES, apply_topics, list_topics, verify_topics
+from topics.errors import KafkaFailed
+from topics.names import topics_of
+
+
+def test_applying_twice_creates_once_and_leaves_no_drift(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
+    models = [topics_of(topic("m")), topics_of(topic("m"))]
+    for action in ("created", "kept"):
+        steps = apply_topics(broker.bootstrap, models, partitions=3)
+        assert [(step.action, step.partitions) for step in steps] == [(action, 3)] * 6
+    assert verify_topics(broker.bootstrap, models, partitions=3, replication=1) == []
+
+
+def test_dead_letters_have_room_for_the_largest_request(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
+    names = topics_of(topic("m"))
+    apply_topics(broker.bootstrap, [names])
+    requests, _, dead_letters = list_topics(broker.bootstrap, [names])
+    sizes = [int(state.configs["max.message.bytes"]) for state in (requests, dead_letters)]
+    assert sizes[1] == sizes[0] + DEAD_LETTER_HEADROOM_BYTES
+
+
+def test_what_is_missing_is_listed_and_told_and_not_created_by_looking(
+    broker: EmbeddedKafka, topic: Callable[..., str]
+) -> None:
+    names = topics_of(topic("m"))
+    for _ in range(2):
+        assert [state.missing for state in list_topics(broker.bootstrap, [names])] == [True] * 3
+        assert [drift.what for drift in verify_topics(broker.bootstrap, [names])] == ["topic"] * 3
+
+
+def test_growing_adds_partitions_and_more_asked_than_there_are_is_drift(
+    broker: EmbeddedKafka, topic: Callable[..., str]
+) -> None:
+    names = topics_of(topic("m"))
+    apply_topics(broker.bootstrap, [names], partitions=2)
+    assert {drift.what for drift in verify_topics(broker.bootstrap, [names], partitions=5)} == {"partitions"}
+    apply_topics(broker.bootstrap, [names], partitions=5, grow=True)
+    assert [state.partitions for state in list_topics(broker.bootstrap, [names])] == [5, 5, 5]
+    assert verify_topics(broker.bootstrap, [names], partitions=5) == []
+
+
+def test_no_broker_is_one_clear_line() -> None:
+    with pytest.raises(KafkaFailed, match=r"no Kafka broker answers at 127\.0\.0\.1:1"):
+        list_topics("127.0.0.1:1", [topics_of("m")], timeout_s=1)
+
+
+def test_a_setting_librdkafka_does_not_know_is_refused() -> None:
+    with pytest.raises(KafkaFailed, match="setting refused"):
+        list_topics("127.0.0.1:1", [topics_of("m")], kafka={"no.such.setting": "1"})
+
+
+def test_more_copies_than_brokers_is_refused_by_name(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
+    names = topics_of(topic("m"))
+    with pytest.raises(KafkaFailed, match=names.requests):
+        apply_topics(broker.bootstrap, [names], replication=3)
