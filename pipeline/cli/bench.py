@@ -23,8 +23,6 @@ Broker = Annotated[str | None, typer.Option(help="HOST:PORT to measure on; an em
 Repeats = Annotated[int, typer.Option(help="Rounds; each runs every contestant once, in rotating order.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-CONTESTANTS_MAX = 3
-
 
 @app.command()
 def throughput(
@@ -46,7 +44,7 @@ def throughput(
     from pipeline.load.throughput import ArrowWork, RawWork, arrow_throughput, raw_throughput
     from pipeline.models import BUNDLED
 
-    with _ground(broker, repeats) as (bootstrap, folder, tell):
+    with _ground(broker, repeats * (2 if arrow else 3)) as (bootstrap, folder, tell):
         if arrow:
             model = _model(BUNDLED, "digits")
             work = ArrowWork(model, bootstrap, folder, requests=requests, rows=rows, repeats=repeats)
@@ -84,7 +82,7 @@ def latency(
     if arrivals not in list(Arrivals):
         raise ConfigError(f"--arrivals {arrivals}: give one of {', '.join(Arrivals)}")
     model = _model(BUNDLED, "digits")
-    with _ground(broker, repeats) as (bootstrap, folder, tell):
+    with _ground(broker, repeats * 3) as (bootstrap, folder, tell):
         work = LatencyWork(
             model, bootstrap, folder, rate=rate, duration_s=duration_s, arrivals=Arrivals(arrivals), repeats=repeats
         )
@@ -100,7 +98,7 @@ def latency(
 
 
 @contextmanager
-def _ground(broker: str | None, repeats: int) -> Iterator[tuple[str, Path, Callable[[str], None]]]:
+def _ground(broker: str | None, runs: int) -> Iterator[tuple[str, Path, Callable[[str], None]]]:
     """A broker, a folder and someone to tell what runs; gone when the measuring is over."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -112,7 +110,7 @@ def _ground(broker: str | None, repeats: int) -> Iterator[tuple[str, Path, Calla
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()))
-        task = bar.add_task("starting", total=repeats * CONTESTANTS_MAX)
+        task = bar.add_task("starting", total=runs)
         started = 0
 
         def tell(what: str) -> None:

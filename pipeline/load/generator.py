@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaException, Message, TopicPartition
 
 from pipeline.load.arrivals import Arrivals, Schedule, schedule
 from pipeline.load.requests import key_of, request_values
 from pipeline.models import load_repository
+from topics.connect import Connection
 from topics.records import Header
 
 __all__ = ["Sent", "generate", "report"]
@@ -51,7 +52,7 @@ class Answers(threading.Thread):
         self.error: KafkaException | None = None
         self._open = count
         self._ended = threading.Event()
-        self._consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench", "enable.auto.commit": False})
+        self._consumer = Connection(broker).consumer()
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         self._consumer.assign(
             [
@@ -93,7 +94,7 @@ def generate(
 ) -> Sent:
     """Send one request per due time, its index as request id, and wait for the answers."""
     answers = Answers(broker, predictions, len(due))
-    producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 0})
+    producer = Connection(broker).producer(linger_ms=0)
     sent_ns = np.empty(len(due), np.int64)
     answers.start()
     start_ns = time.monotonic_ns() + int(LEAD_S * 1e9)

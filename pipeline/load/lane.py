@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from pipeline.load.process import run_module
 from pipeline.models import Model
 from pipeline.models.manifest import MANIFEST
+from topics.connect import Connection
 
 __all__ = ["Lane", "open_lane"]
 
-TOPICS_S_MAX = 30.0  # to create or delete three topics; a busy single node takes up to a second
+TOPICS_S_MAX = 15.0  # to create or delete three topics; a busy single node takes up to a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Lane:
     @property
     def admin(self) -> AdminClient:
         """A fresh admin client."""
-        return AdminClient({"bootstrap.servers": self.broker})
+        return Connection(self.broker).admin()
 
     def peer_arguments(self, linger_ms: float) -> list[str]:
         """The command line of a peer (`pipeline.load.peers.arguments`)."""
@@ -68,7 +70,7 @@ class Lane:
 def open_lane(broker: str, folder: Path, model: Model, name: str, partitions: int) -> Iterator[Lane]:
     """A lane for one run, gone at its end: ``model`` is copied as ``MODEL-NAME`` and gets fresh topics.
 
-    The log of a failed run stays in ``folder``. Raises what creating topics raises.
+    The log of a failed run stays in ``folder``. Raises `KafkaFailed` where the topics cannot be created.
     """
     place = folder / name
     manifest = replace(model.manifest, name=f"{model.name}-{name}")
@@ -77,16 +79,21 @@ def open_lane(broker: str, folder: Path, model: Model, name: str, partitions: in
     (copy / MANIFEST).write_text(manifest.to_toml(), encoding="utf-8")
     lane = Lane(broker, partitions, place, Model(manifest, copy))
     topics = lane.model.topics
-    admin = lane.admin
+    connection = Connection(broker)
+    admin = connection.admin()
     # The broker's own clock on every answer: `pipeline.load.readback` reads the rate from it.
     stamped = {"message.timestamp.type": "LogAppendTime"}
     configs = {topics.requests: {}, topics.predictions: stamped, topics.dead_letters: {}}
     wanted = [NewTopic(topic, partitions, config=config) for topic, config in configs.items()]
-    for created in admin.create_topics(wanted).values():
-        created.result(TOPICS_S_MAX)
+    try:
+        for created in admin.create_topics(wanted, request_timeout=TOPICS_S_MAX).values():
+            created.result()
+    except KafkaException as error:
+        raise connection.failed(f"create the topics of {manifest.name}", error) from error
     try:
         yield lane
         shutil.rmtree(place)
     finally:
-        for deleted in admin.delete_topics(list(configs)).values():
-            deleted.result(TOPICS_S_MAX)
+        # What is measured next must not share the machine with a deletion, so this waits for it.
+        for deleted in admin.delete_topics(list(configs), request_timeout=TOPICS_S_MAX).values():
+            deleted.result()

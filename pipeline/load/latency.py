@@ -40,11 +40,12 @@ def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
 
     def served(name: str, module: str, arguments: Callable[[Lane], list[str]]) -> Contestant:
         def run(number: int) -> Figures:
-            with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
-                with Process(module, arguments(lane), lane.folder / "log") as process:
-                    process.wait_ready()
-                    figures = _generate(work, lane, seed=number)
-            return figures
+            with (
+                open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane,
+                Process(module, arguments(lane), lane.folder / "log") as process,
+            ):
+                process.wait_ready()
+                return _generate(work, lane, seed=number)
 
         return run
 

@@ -11,10 +11,11 @@ import itertools
 import sys
 from pathlib import Path
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.load.requests import key_of, request_values
 from pipeline.models import load_repository
+from topics.connect import Connection
 from topics.records import Header
 
 __all__ = ["preload"]
@@ -22,7 +23,7 @@ __all__ = ["preload"]
 
 def preload(broker: str, topic: str, values: list[bytes], count: int, partitions: int, content_type: str) -> None:
     """Produce ``count`` requests, cycling through ``values``; returns when all are acknowledged."""
-    producer = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 50})
+    producer = Connection(broker).producer(linger_ms=50)
     headers: list[tuple[str, str | bytes | None]] = [(str(Header.CONTENT_TYPE), content_type.encode())]
     for index, value in enumerate(itertools.islice(itertools.cycle(values), count)):
         while True:

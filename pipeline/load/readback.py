@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pipeline.load.process import BenchError, Process
+from topics.connect import Connection
 from topics.records import Header, Status
 
 __all__ = ["Readback", "end_offsets", "read_back", "wait_for_answers"]
@@ -79,7 +80,7 @@ def read_back(broker: str, topic: str, partitions: int, requests: int, right: Ca
     Requests were preloaded as `pipeline.load.preload` says, so ``source`` names the request.
     Raises `BenchError` for a request without an answer, a status that is not ok, or a wrong value.
     """
-    ends = end_offsets(AdminClient({"bootstrap.servers": broker}), topic, partitions)
+    ends = end_offsets(Connection(broker).admin(), topic, partitions)
     answers = np.zeros(requests, np.int32)
     appended_ms: list[int] = []
     names: set[tuple[str, ...]] = set()
@@ -106,7 +107,7 @@ def read_back(broker: str, topic: str, partitions: int, requests: int, right: Ca
 
 
 def _messages(broker: str, topic: str, ends: list[int]) -> Any:
-    consumer = Consumer({"bootstrap.servers": broker, "group.id": "bench", "enable.auto.commit": False})
+    consumer = Connection(broker).consumer()
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(len(ends))])
     left, until_s = sum(ends), time.monotonic() + READ_S_MAX
     try:
