@@ -141,13 +141,16 @@ class _CountingExporter(SpanExporter):
 
     def __init__(self, otlp: SpanExporter) -> None:
         self.taken = 0
+        self.exported = 0
         self.failed = 0
         self._otlp = otlp
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.taken += len(spans)
         result = self._otlp.export(spans)
-        if result is not SpanExportResult.SUCCESS:
+        if result is SpanExportResult.SUCCESS:
+            self.exported += len(spans)
+        else:
             self.failed += len(spans)
         return result
 
@@ -190,8 +193,9 @@ class _Traces:
 
     def lost(self) -> int:
         with self._lock:
-            left = self._handed - self._exporter.taken if self._closed else 0
-            return self._dropped + self._exporter.failed + left
+            exporter = self._exporter
+            # After the end whatever did not get through never will; before, what waits still may.
+            return self._dropped + (self._handed - exporter.exported if self._closed else exporter.failed)
 
 
 def _meters(otlp: OTLPMetricExporter, source: Source, resource: Resource, group: str, clock: Clock) -> MeterProvider:
