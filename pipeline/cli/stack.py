@@ -30,13 +30,19 @@ def up(
 
     The first start fetches Apache Kafka (44 MB) once. Then, for instance: sluice status; sluice down.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
     from pipeline import local
     from pipeline.cli.output import emit
     from pipeline.core.errors import ConfigError
 
     if models is not None and not models.is_dir():
         raise ConfigError(f"--models {models}: no such directory")
-    stack, already = local.up(port=port, keep_data=keep_data, models=models, worker=worker)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        bar.add_task("Starting Kafka and a worker" if worker else "Starting Kafka", total=None)
+        stack, already = local.up(port=port, keep_data=keep_data, models=models, worker=worker, progress=bar)
     lines = [f"{'already up' if already else 'up'}: Kafka at {stack.bootstrap} (process {stack.broker.pid})"]
     if stack.worker:
         lines.append(f"worker: ready (process {stack.worker.pid}), log {stack.directory / 'worker.log'}")

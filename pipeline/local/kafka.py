@@ -89,11 +89,12 @@ class PortTakenError(BrokerError):
 class EmbeddedKafka:
     """One Apache Kafka node (KRaft) on loopback, started on demand; also a context manager.
 
-    ``directory`` holds its data, settings and logs and is kept; without one a temporary folder is used, which `stop`
-    removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports,
+    ``directory`` holds its data, settings and logs and is kept; without one a temporary folder is used, which
+    `stop` removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports,
     name to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties``
-    overrides any setting of the broker. The broker dies with this process, however this process ends, unless `release` lets it go.
-    ``progress`` shows the first download; without one a bar of our own does, where standard error is a terminal.
+    overrides any setting of the broker. The broker dies with this process, however this process ends, unless
+    `release` lets it go. ``progress`` shows the first download; without one a bar of our own does, where standard
+    error is a terminal.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class EmbeddedKafka:
             raise
 
     def stop(self) -> None:
-        """Clean stop (SIGTERM, then SIGKILL after `STOP_WAIT_S_MAX`); removes a temporary folder. Safe to call twice."""
+        """Stop cleanly (SIGKILL only after `STOP_WAIT_S_MAX`) and remove a temporary folder; safe to call twice."""
         self._end()
         if self._given is None and self._directory:
             shutil.rmtree(self._directory, ignore_errors=True)

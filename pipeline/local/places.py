@@ -1,4 +1,4 @@
-"""Where the local stack keeps what outlives a process: the cache folder for downloads, the state folder for the rest."""
+"""Where the local stack keeps what outlives it: the cache folder for downloads, the state folder for the rest."""
 
 from __future__ import annotations
 

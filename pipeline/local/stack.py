@@ -9,11 +9,15 @@ import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core.errors import BrokerError, SluiceError
 from pipeline.local.kafka import STOP_WAIT_S_MAX, EmbeddedKafka
 from pipeline.local.places import locked, state_directory
 from pipeline.local.process import Guarded, ProcessId
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 __all__ = ["Stack", "down", "running", "up"]
 
@@ -50,13 +54,19 @@ def running() -> Stack | None:
 
 
 def up(
-    *, port: int = 0, keep_data: bool = False, models: Path | None = None, worker: bool = True
+    *,
+    port: int = 0,
+    keep_data: bool = False,
+    models: Path | None = None,
+    worker: bool = True,
+    progress: Progress | None = None,
 ) -> tuple[Stack, bool]:
     """Start what is missing of the stack; the stack, and whether all of it was up already.
 
     What a crash left over is cleared first. ``models`` is the worker's repository, by default the bundled one;
-    ``keep_data`` lets topics and messages outlive `down` for the next such start. Raises `BrokerError` or `SluiceError`
-    with the tail of a log where a part does not start; a broker started here is then ended too.
+    ``keep_data`` lets topics and messages outlive `down` for the next such start; ``progress`` shows Kafka's first
+    download. Raises `BrokerError` or `SluiceError` with the tail of a log where a part does not start; a broker
+    started here is then ended too.
     """
     with locked(state_directory() / "stack.lock"):
         stack = running()
@@ -65,7 +75,7 @@ def up(
         kafka = None
         if stack is None:
             _clear()
-            kafka = _start_broker(port, keep_data)
+            kafka = _start_broker(port, progress, keep_data=keep_data)
             stack = Stack(
                 bootstrap=kafka.bootstrap,
                 broker=ProcessId.of(kafka.pid),
@@ -97,11 +107,11 @@ def down() -> bool:
         return was_up
 
 
-def _start_broker(port: int, keep_data: bool) -> EmbeddedKafka:
+def _start_broker(port: int, progress: Progress | None, *, keep_data: bool) -> EmbeddedKafka:
     folder = state_directory() / ("kafka" if keep_data else "kafka-temporary")
     if not keep_data:
         shutil.rmtree(folder, ignore_errors=True)  # of an `up` that was killed before it wrote what it had started
-    kafka = EmbeddedKafka(folder, port=port)
+    kafka = EmbeddedKafka(folder, port=port, progress=progress)
     kafka.start()
     return kafka
 

@@ -21,7 +21,7 @@ BROKEN = "echo 'no model called nobody' >&2; exit 3"
 class SleepingBroker:
     """Stands for Kafka: a process, a port and a folder, without the 4 seconds."""
 
-    def __init__(self, directory: Path, *, port: int = 0) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, progress: object = None) -> None:
         self.directory, self.bootstrap = directory, f"127.0.0.1:{port or 9}"
         directory.mkdir(parents=True, exist_ok=True)
 
