@@ -90,8 +90,8 @@ class EmbeddedKafka:
     """One Apache Kafka node (KRaft) on loopback, started on demand; also a context manager.
 
     ``directory`` holds its data, settings and logs and is kept; without one a temporary folder is used, which
-    `stop` removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free ports,
-    name to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties``
+    `stop` removes. ``port`` 0 takes a free one, the same at each `restart`. ``listeners`` adds further ones on free
+    ports, name to security protocol (``{"SECURE": "SASL_SSL"}``; `listener` tells their addresses), and ``properties``
     overrides any setting of the broker. The broker dies with this process, however this process ends, unless
     `release` lets it go. ``progress`` shows the first download; without one a bar of our own does, where standard
     error is a terminal.
