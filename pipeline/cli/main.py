@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
+
+# Command modules are light: what is heavy is imported in their functions' bodies, so that a start is quick.
+from pipeline.cli import bench, deadletters, models, topics
+from pipeline.cli.consume import consume
+from pipeline.cli.demo import demo
+from pipeline.cli.produce import produce
+from pipeline.cli.serve import serve
+from pipeline.cli.stack import down, status, up
 
 __all__ = ["app", "main"]
 
@@ -40,31 +47,10 @@ def _sluice(
 ) -> None: ...
 
 
-def _register() -> None:
-    """Every command, in the order of --help. Command modules import what is heavy in their bodies."""
-    import importlib
-
-    for module, functions in (
-        ("demo", ["demo"]),
-        ("stack", ["up", "down", "status"]),
-        ("serve", ["serve"]),
-        ("models", None),
-        ("topics", None),
-        ("produce", ["produce"]),
-        ("consume", ["consume"]),
-        ("deadletters", None),
-        ("bench", None),
-    ):
-        if find_spec(f"pipeline.cli.{module}") is None:
-            continue
-        loaded = importlib.import_module(f"pipeline.cli.{module}")
-        if functions is None:
-            app.add_typer(loaded.app, name=module)
-        for function in functions or ():
-            app.command()(getattr(loaded, function))
-
-
-_register()
+for _function in (demo, up, down, status, serve, produce, consume):
+    app.command()(_function)
+for _name, _group in {"models": models, "topics": topics, "deadletters": deadletters, "bench": bench}.items():
+    app.add_typer(_group.app, name=_name)
 
 
 def _expected() -> tuple[type[Exception], ...]:

@@ -1,0 +1,81 @@
+# `make demo` and `make test` set everything up themselves, given Python 3.11 to 3.13 and the network.
+# PYTHON=… chooses the interpreter, VENV=… the environment's folder.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
+OTHER_PYTHONS := 3.11 3.12 3.13
+# Files of their own for every interpreter that tests at the same time.
+PYTEST := $(BIN)/python -m pytest
+SUITES := tests/unit tests/contract
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate $(UPGRADE)
+
+.PHONY: help demo test lint suites test-pythons bench lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo          start a Kafka and a worker, send real images, print predictions and where time went"
+	@echo "make test          style, types and every test"
+	@echo "make lint          style and types alone"
+	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
+	@echo "make bench         throughput and latency beside their peers"
+	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
+	@echo "make clean         remove what these made"
+
+demo: $(STAMP)
+	$(BIN)/sluice demo
+
+test: lint
+	$(PYTEST)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+suites: $(STAMP)
+	$(PYTEST) $(SUITES)
+
+test-pythons:
+	@for version in $(OTHER_PYTHONS); do $(MAKE) --no-print-directory test-$$version || exit 1; done
+
+# An interpreter may be on PATH, or one of pyenv's that is not selected.
+test-3.%:
+	@for python in python3.$* $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$*.*/bin/python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, $*))' 2>/dev/null; then \
+			echo "Python 3.$*: $$python"; \
+			exec $(MAKE) --no-print-directory suites PYTHON="$$python" VENV=.venv-3.$*; \
+		fi; \
+	done; echo "Python 3.$* is not installed: its suites did not run"
+
+bench: $(STAMP)
+	$(BIN)/sluice bench throughput
+	$(BIN)/sluice bench throughput --arrow
+	$(BIN)/sluice bench latency
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "Sluice needs Python 3.11 to 3.13; choose one with make PYTHON=…" >&2; exit 1; }
+	@if command -v uv >/dev/null; then \
+		set -x; uv venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-dev.lock && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+		set -x; $(PYTHON) -m venv --clear $(VENV) && \
+		$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock && \
+		$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+lock: $(STAMP)
+	$(COMPILE) pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements-dev.lock
+	$(COMPILE) --group build --output-file requirements-build.lock
+	@! grep -n '://' $(LOCKS)
+
+clean:
+	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find pipeline topics tests ops -name __pycache__ -type d -exec rm -rf {} +

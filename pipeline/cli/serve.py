@@ -1,0 +1,128 @@
+"""`sluice serve`: one worker, until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pipeline.cli.broker import BrokerOption, KafkaOption, broker_of, kafka_of
+from pipeline.core.settings import Guarantee
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.models import Model
+
+__all__ = ["serve"]
+
+log = logging.getLogger(__name__)
+
+Level = Literal["debug", "info", "warning", "error"]
+NOISY = ("faust", "mode", "aiokafka")  # what they say at INFO is theirs, not the flow's
+
+
+def serve(
+    models: Annotated[
+        Path | None,
+        typer.Option(
+            "--models", metavar="DIR", envvar="SLUICE_MODELS", help="Model repository; the bundled one if not given."
+        ),
+    ] = None,
+    broker: BrokerOption = None,
+    group: Annotated[
+        str, typer.Option(envvar="SLUICE_GROUP", help="Consumer group; workers of one group share the requests.")
+    ] = "sluice",
+    guarantee: Annotated[
+        Guarantee, typer.Option(envvar="SLUICE_GUARANTEE", help="What a consumer of the predictions may rely on.")
+    ] = Guarantee.AT_LEAST_ONCE,
+    from_: Annotated[
+        Literal["earliest", "latest"], typer.Option("--from", help="Where a group without committed offsets begins.")
+    ] = "earliest",
+    apply: Annotated[bool, typer.Option("--apply/--no-apply", help="Create the models' topics where missing.")] = True,
+    partitions: Annotated[
+        int | None, typer.Option(help="Of topics created here; 4 if not given.", min=1, show_default=False)
+    ] = None,
+    instance_id: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SLUICE_INSTANCE_ID", help="Static membership: unique in the group, kept over restarts (KIP-345)."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="For one run of a model; by default what suits the machine.", min=1)
+    ] = None,
+    kafka: KafkaOption = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given."),
+    ] = None,
+    log_level: Annotated[Level, typer.Option(envvar="SLUICE_LOG_LEVEL", help="Of the log on standard error.")] = "info",
+    ready_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Is there while the worker can answer; for health checks.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Counters and stage times as JSON, written at the end.")
+    ] = None,
+) -> None:
+    """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
+
+    Prints one line beginning with "ready" when it can answer, and logs to standard error. The newest version of each
+    model is served.
+
+    For instance: sluice serve --models ./models --broker localhost:9092 --group vision
+    """
+    from pipeline.core.settings import Settings
+    from pipeline.models import BUNDLED, load_repository
+
+    _log_to_stderr(log_level)
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)  # of a worker that was killed
+    settings = Settings(
+        broker=broker_of(broker),
+        group=group,
+        guarantee=guarantee,
+        offset_reset=from_,
+        instance_id=instance_id,
+        kafka=kafka_of(kafka),
+        threads=threads,
+        otlp_endpoint=otlp_endpoint,
+    )
+    loaded = load_repository(models or BUNDLED)
+    if apply:
+        _apply(loaded, settings.broker, partitions, kafka_of(kafka))
+
+    def ready() -> None:
+        if ready_file is not None:
+            ready_file.touch()
+        names = ", ".join(model.label for model in loaded)
+        print(f"ready: {names} on {settings.broker}, group {group}", flush=True)
+
+    from pipeline.serve import run_worker
+
+    try:
+        status = run_worker(loaded, settings, ready=ready, report=report)
+    finally:
+        if ready_file is not None:
+            ready_file.unlink(missing_ok=True)
+    raise typer.Exit(status)
+
+
+def _apply(models: Sequence[Model], broker: str, partitions: int | None, kafka: dict[str, str]) -> None:
+    from topics.admin import apply_topics, verify_topics
+
+    wanted = [model.topics for model in models]
+    for step in apply_topics(broker, wanted, partitions=partitions, kafka=kafka):
+        if step.action != "kept":
+            log.info("topic %s %s with %d partitions", step.topic, step.action, step.partitions)
+    for drift in verify_topics(broker, wanted, kafka=kafka):
+        log.warning("drift: %s", drift)
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    if level != "debug":
+        for name in NOISY:
+            logging.getLogger(name).setLevel(logging.WARNING)
