@@ -37,6 +37,7 @@ class Backend(Protocol):
     """
 
     name: ClassVar[str]
+    asynchronous: ClassVar[bool]  # whether `run` may return before the outputs are there
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
         """Make ``model`` (already verified) ready; ``threads`` is for CPU work, by default what suits the machine.

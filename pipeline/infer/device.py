@@ -104,6 +104,7 @@ class Device:
                 except Exception as error:
                     log.exception("the backend of %s raised", lane.model.label)
                     batch.error = BackendError(f"{type(error).__name__}: {error}")
+                batch.computed_ns = self._clock.now_ns()  # where run() is asynchronous, wait() says when
                 self._wake(self._ran)
                 lane.done(lane, batch)
         except BaseException as error:

@@ -123,7 +123,8 @@ class Publisher:
                 lane.backend.wait(batch.slot)
             except SluiceError as raised:
                 error = raised
-        batch.computed_ns = self.clock.now_ns()
+        if lane.backend.asynchronous:
+            batch.computed_ns = self.clock.now_ns()
         if error is not None:
             self._failed(device, lane, batch, error)
             return

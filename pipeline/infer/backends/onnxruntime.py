@@ -28,6 +28,7 @@ class OnnxRuntime:
     """
 
     name: ClassVar[str] = "onnxruntime"
+    asynchronous: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._model: Model | None = None
