@@ -94,7 +94,7 @@ def _fetch_all(folder: Path, jars: list[Jar], fetch: Fetch, progress: Progress |
     staging.mkdir(parents=True)
     own = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
     with nullcontext(progress) if progress else own as bar:
-        task = bar.add_task(f"Apache Kafka {KAFKA_VERSION}, first start", total=len(jars))
+        task = bar.add_task(f"Fetching Apache Kafka {KAFKA_VERSION}", total=len(jars))
 
         def fetch_one(jar: Jar) -> None:
             path = fetch(jar, staging)

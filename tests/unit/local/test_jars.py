@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,3 +118,32 @@ def test_a_killed_download_harms_nobody_after_it(cache: Path) -> None:
     assert not list(cache.glob("*.jar"))
     class_path(PINNED, fetch=Repository())
     assert sorted(path.name for path in cache.iterdir()) == [jar.name for jar in PINNED]
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that jgo takes for its one repository."""
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    monkeypatch.setattr(SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr("jgo.config.GlobalSettings.load", lambda: SimpleNamespace(repositories={"here": here}))
+        yield folder
+        server.shutdown()
+
+
+def test_jgo_fetches_from_the_users_own_repository_if_one_is_set(served: Path, cache: Path) -> None:
+    jar = Jar("org.example", "thing", "1.2", PINNED[0].sha256)
+    (served / "org/example/thing/1.2").mkdir(parents=True)
+    (served / "org/example/thing/1.2/thing-1.2.jar").write_bytes(CONTENT)
+    class_path([jar])
+    assert (cache / "thing-1.2.jar").read_bytes() == CONTENT
+
+
+def test_a_jar_that_cannot_be_fetched_is_told_by_name(served: Path) -> None:
+    assert served.exists()
+    with pytest.raises(BrokerError, match=r"a\d-1\.jar could not be fetched"):
+        class_path(PINNED)
