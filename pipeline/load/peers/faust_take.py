@@ -19,7 +19,7 @@ TAKE_EVENTS = 256
 TAKE_WITHIN_S = 0.05
 
 
-def create(arguments: PeerArguments) -> faust.App:
+def create(arguments: PeerArguments, datadir: str) -> faust.App:
     """The app: settings are Faust's own except for what this bench has no use of (web server, leader topic)."""
     app = faust.App(
         arguments.group,
@@ -28,7 +28,7 @@ def create(arguments: PeerArguments) -> faust.App:
         topic_allow_declare=False,
         topic_disable_leader=True,
         web_enabled=False,
-        datadir=tempfile.mkdtemp(prefix="faust-"),
+        datadir=datadir,
     )
     raw: dict[str, Any] = {"key_serializer": "raw", "value_serializer": "raw", "allow_empty": True}
     requests = app.topic(arguments.requests, **raw)
@@ -64,8 +64,10 @@ def create(arguments: PeerArguments) -> faust.App:
 
 def main() -> NoReturn:
     """Run as ``faust worker`` does, until SIGTERM or SIGINT."""
-    app = create(peer_arguments(__doc__ or ""))
-    faust.Worker(app, loglevel="WARNING", logfile=sys.stderr).execute_from_commandline()
+    arguments = peer_arguments(__doc__ or "")
+    with tempfile.TemporaryDirectory(prefix="faust-") as datadir:
+        app = create(arguments, datadir)
+        faust.Worker(app, loglevel="WARNING", logfile=sys.stderr).execute_from_commandline()
 
 
 if __name__ == "__main__":

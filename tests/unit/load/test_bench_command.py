@@ -1,0 +1,70 @@
+"""What `sluice bench` prints of the rounds it was given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.cli.bench import app
+from pipeline.core.errors import ConfigError
+from pipeline.load import Rounds, latency, throughput
+
+RUNS = {  # messages a second and CPU microseconds of each, round by round
+    "loop": ((100_000.0, 9.0), (50_000.0, 9.5)),
+    "faust": ((4_000.0, 300.0), (2_000.0, 310.0)),
+    "sluice": ((90_000.0, 8.0), (60_000.0, 8.5)),
+}
+ROUNDS = Rounds(
+    {
+        name: tuple({"messages_per_s": rate, "cpu_us_per_message": cpu} for rate, cpu in runs)
+        for name, runs in RUNS.items()
+    }
+)
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> list[throughput.RawWork]:
+    """What the command asked to be measured; nothing is run."""
+    asked: list[throughput.RawWork] = []
+
+    def measured(work: throughput.RawWork, tell: object) -> Rounds:
+        asked.append(work)
+        return ROUNDS
+
+    monkeypatch.setattr(throughput, "raw_throughput", measured)
+    return asked
+
+
+def test_throughput_shows_medians_spreads_and_ratios(work: list[throughput.RawWork]) -> None:
+    shown = CliRunner().invoke(app, ["throughput", "--broker", "kafka:1", "--repeats", "2", "--messages", "5000"])
+    assert shown.exit_code == 0
+    assert "75,000 (60,000..90,000)" in shown.stdout
+    assert "sluice / loop  1.05 (0.90..1.20)" in shown.stdout
+    assert "sluice / faust  26.25 (22.50..30.00)" in shown.stdout
+    (asked,) = work
+    assert (asked.broker, asked.repeats, asked.messages, asked.model.name) == ("kafka:1", 2, 5000, "linear")
+
+
+def test_throughput_as_json_has_every_round(work: list[throughput.RawWork]) -> None:
+    shown = CliRunner().invoke(app, ["throughput", "--broker", "kafka:1", "--json"])
+    printed = json.loads(shown.stdout)
+    assert printed["bench"] == "throughput"
+    assert printed["ratios"]["sluice / loop"] == {"median": pytest.approx(1.05), "min": 0.9, "max": 1.2}
+    assert printed["rounds"]["faust"][1]["messages_per_s"] == 2_000
+
+
+def test_latency_shows_what_is_above_echo_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = {"echo": (3.0, 9.0), "model": (0.5, 1.0), "sluice": (5.0, 12.0)}
+    found = Rounds({name: ({"p50_ms": p50, "p99_ms": p99},) for name, (p50, p99) in rounds.items()})
+    monkeypatch.setattr(latency, "latency", lambda work, tell: found)
+    shown = CliRunner().invoke(app, ["latency", "--broker", "kafka:1", "--repeats", "1"])
+    assert "p50 ms  1.50 (1.50..1.50)" in shown.stdout
+    assert "p99 ms  2.00 (2.00..2.00)" in shown.stdout
+
+
+def test_arrivals_that_do_not_exist_are_misuse() -> None:
+    shown = CliRunner().invoke(app, ["latency", "--broker", "kafka:1", "--arrivals", "tidal"])
+    assert isinstance(shown.exception, ConfigError)
+    assert "constant, poisson, burst" in str(shown.exception)
