@@ -186,6 +186,8 @@ def test_a_request_too_large_for_kafka_is_refused_or_not_delivered(client: Clien
         client.predict(np.zeros((3_000_000, 2), np.float32), content_type="raw")
     with pytest.raises(KafkaFailed, match="not delivered"):
         client.predict(np.zeros((300_000, 2), np.float32), content_type="raw")
+    with pytest.raises(KafkaFailed, match="1 of 2 messages not delivered"):
+        client.produce([[1, 2], np.zeros((300_000, 2), np.float32)])
 
 
 def test_missing_topics_are_told_and_not_created(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
