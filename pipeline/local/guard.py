@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 
-END_WAIT_S_MAX = 10.0  # an orphan gets this long to end by itself
+END_WAIT_S_MAX = 5.0  # what an orphan gets to end by itself; Kafka takes one to three
 OWNER_CHECK_S = 0.5  # a forked child of the owner may hold our input open: the parent pid tells too
 PR_SET_PDEATHSIG = 1
 

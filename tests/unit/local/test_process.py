@@ -70,6 +70,10 @@ def test_end_asks_first_and_kills_what_stays(guarded: Callable[..., Guarded], tm
     stubborn.end(0.2)  # ending twice is nothing
 
 
+def test_a_ctrl_c_at_the_terminal_does_not_reach_the_command(guarded: Callable[..., Guarded]) -> None:
+    assert os.getpgid(guarded("sleep", "600").pid) != os.getpgid(0)
+
+
 def test_a_stopped_command_can_be_ended(guarded: Callable[..., Guarded]) -> None:
     stopped = guarded("sleep", "600")
     os.kill(stopped.pid, signal.SIGSTOP)
@@ -100,9 +104,13 @@ OWNER = """
     from pipeline.local.process import Guarded
     folder = Path(sys.argv[1])
     (folder / "scratch").mkdir()
-    command = Guarded(["sleep", "600"], output=folder / "o", errors=folder / "e", scratch=folder / "scratch")
+    stubborn = "trap '' TERM; echo started; while true; do sleep 0.1; done"
+    argv = ["sh", "-c", stubborn] if sys.argv[2] == "stubborn" else ["sleep", "600"]
+    command = Guarded(argv, output=folder / "o", errors=folder / "e", scratch=folder / "scratch")
     if sys.argv[2] == "fork" and os.fork() == 0:
         time.sleep(600)
+    while sys.argv[2] == "stubborn" and not (folder / "o").read_text():
+        time.sleep(0.05)
     if sys.argv[2] == "release":
         command.release()
     print(command.pid, flush=True)
@@ -119,7 +127,7 @@ def owner(folder: Path, what: str) -> tuple[subprocess.Popen[str], int]:
     return started, int(started.stdout.readline())
 
 
-@pytest.mark.parametrize("what", ["plain", "fork"])
+@pytest.mark.parametrize("what", ["plain", "fork", "stubborn"])
 def test_a_killed_owner_leaves_neither_command_nor_scratch(tmp_path: Path, what: str) -> None:
     parent, pid = owner(tmp_path, what)
     guard = psutil.Process(pid).parent()

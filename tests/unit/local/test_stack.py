@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pipeline.core.errors import BrokerError, SluiceError
@@ -152,6 +155,37 @@ def test_a_plain_up_does_not_touch_kept_data() -> None:
     assert plain.directory != kept.directory
     down()
     assert (kept.directory / "message").exists()
+
+
+KILLED_UP = """
+    from pipeline.local import stack
+    from pipeline.local.process import Guarded
+    class Broker:
+        def __init__(self, directory, *, port, progress):
+            self.directory, self.bootstrap = directory, "127.0.0.1:9"
+        def start(self):
+            self.directory.mkdir(parents=True)
+            self.process = Guarded(["sleep", "600"], output=self.directory / "o", errors=self.directory / "e")
+            self.pid = self.process.pid
+            print(self.pid, flush=True)
+    stack.EmbeddedKafka = Broker
+    stack.worker_command = lambda *_: ["sh", "-c", "echo $$; exec sleep 600"]
+    stack.up()
+"""
+
+
+def test_an_up_that_is_killed_half_way_leaves_no_process(state: Path) -> None:
+    argv = [sys.executable, "-c", textwrap.dedent(KILLED_UP)]
+    killed = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(stack.__file__).parents[2])
+    assert killed.stdout
+    broker = psutil.Process(int(killed.stdout.readline()))
+    while not (said := state / "kafka-temporary" / "worker.out").exists() or not said.read_text():
+        assert killed.poll() is None
+    worker = psutil.Process(int(said.read_text()))
+    killed.kill()
+    killed.communicate()
+    assert psutil.wait_procs([broker, worker], 30)[1] == []
+    assert running() is None
 
 
 def test_a_damaged_record_is_told(state: Path) -> None:
