@@ -56,13 +56,13 @@ class Flow(Service):
         self._ledger = ledger
         self._clock = clock
         self._backends: list[tuple[Model, Backend]] = []
-        self.device = Device(fail=self._fail, clock=clock)
+        self.device = Device(fail=self.fail, clock=clock)
         self.publisher = Publisher(
             producer_factory(producer_settings(settings.broker, extra=settings.kafka)),
             ledger=ledger,
             observer=observer,
             limits=settings.limits,
-            fail=self._fail,
+            fail=self.fail,
             clock=clock,
         )
 
@@ -103,7 +103,7 @@ class Flow(Service):
     def _publish(self, lane: Lane, batch: Batch) -> None:
         self.publisher.publish(self.device, lane, batch)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """A thread of the flow has died: end the worker, so that its partitions go to another."""
         self._ledger.abandon()
         self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(error)))
@@ -122,8 +122,9 @@ class _Told:
     def committed(self, offsets: Offsets) -> None:
         self._observer.committed(offsets)
 
-    def released(self, topic: str, requests: int) -> None:
+    def released(self, topic: str, partition: int, requests: int) -> None:
         self._observer.released(self._names[topic], requests)
+        self._observer.forget(topic, partition)
 
 
 def create_app(
@@ -170,9 +171,7 @@ def add_flow(
     """The way of a request: chunk, admit, window; from there the device and completion threads go on."""
     ledger = Ledger()  # which offsets are finished
     observer = observer or Observer(otlp_endpoint=settings.otlp_endpoint, clock=clock)
-    flow = Flow(
-        models, settings, ledger=ledger, observer=observer, clock=clock, producer_factory=producer_factory
-    )
+    flow = Flow(models, settings, ledger=ledger, observer=observer, clock=clock, producer_factory=producer_factory)
     intake = Intake(
         consumer_settings(
             settings.broker,
@@ -193,9 +192,7 @@ def add_flow(
         _add_model(app, model, flow, intake, settings, clock)
 
 
-def _add_model(
-    app: faust.App, model: Model, flow: Flow, intake: Intake, settings: Settings, clock: Clock
-) -> None:
+def _add_model(app: faust.App, model: Model, flow: Flow, intake: Intake, settings: Settings, clock: Clock) -> None:
     admit = Admission(
         model,
         settings.limits,
@@ -208,8 +205,8 @@ def _add_model(
         async for chunk in stream:
             try:
                 await flow.windows[model.name].offer(admit(chunk))
-            except Exception as error:  # Faust would restart the agent past this chunk: end the worker instead
-                flow._fail(error)
+            except Exception as error:  # noqa: BLE001 - Faust would restart the agent past this chunk: end the worker
+                flow.fail(error)
 
     app.agent(chunks(app, model.topics.requests, intake=intake), name=model.topics.requests)(serve)
 

@@ -38,9 +38,7 @@ def run_worker(
     return uvloop.run(_serve(models, settings, ready, report))
 
 
-async def _serve(
-    models: Sequence[Model], settings: Settings, ready: Callable[[], None], report: Path | None
-) -> int:
+async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[], None], report: Path | None) -> int:
     app = create_app(models, settings)
     flow, intake = flow_of(app)
     flow.load()
@@ -66,7 +64,7 @@ async def _serve(
         await app.stop()
     finally:
         if report is not None:
-            report.write_text(json.dumps(flow.observer.snapshot().to_dict()))
+            await loop.run_in_executor(None, report.write_text, json.dumps(flow.observer.snapshot().to_dict()))
     if crashed:
         log.error("the worker failed: %s", app.crash_reason)
         return 1

@@ -58,6 +58,21 @@ class Status(StrEnum):
     REJECTED = "rejected"
 
 
+_READ = frozenset(
+    str(name)
+    for name in (
+        Header.STATUS,
+        Header.REQUEST_ID,
+        Header.SOURCE,
+        Header.MODEL,
+        Header.STAGES,
+        Header.ERROR_CODE,
+        Header.ERROR_REASON,
+        Header.ERROR_STAGE,
+    )
+)
+
+
 def new_request_id() -> str:
     """A fresh, unique request id."""
     return uuid.uuid4().hex
@@ -118,8 +133,13 @@ class Terminal:
 
     @classmethod
     def from_kafka(cls, key: bytes | None, value: bytes | None, headers: Headers | None) -> Terminal:
-        """Read a record. Raises ``ValueError`` where the contract's headers are missing or not UTF-8."""
-        named = {name: raw.decode() for name, raw in headers or () if raw is not None}
+        """Read a record. Raises ``ValueError`` where the contract's headers are missing or not UTF-8.
+
+        A dead letter carries its request's headers as they were, whatever is in them: only what the contract
+        puts on a terminal record is read, and a content type that is not text is shown with replacements.
+        """
+        named = {name: raw.decode() for name, raw in headers or () if raw is not None and name in _READ}
+        types = [raw.decode(errors="replace") for name, raw in headers or () if name == Header.CONTENT_TYPE and raw]
         try:
             return cls(
                 status=Status(named[Header.STATUS]),
@@ -128,7 +148,7 @@ class Terminal:
                 request_id=named[Header.REQUEST_ID],
                 source=named[Header.SOURCE],
                 model=named[Header.MODEL],
-                content_type=named.get(Header.CONTENT_TYPE, JSON),
+                content_type=types[-1] if types else JSON,
                 stages=named.get(Header.STAGES),
                 error_code=named.get(Header.ERROR_CODE),
                 error_reason=named.get(Header.ERROR_REASON),

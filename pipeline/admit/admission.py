@@ -103,9 +103,7 @@ class Admission:
             return None
         return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
 
-    def _mixed(
-        self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]
-    ) -> list[Admitted]:
+    def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
         stamps, keys = chunk.timestamps_ms(), chunk.keys()
         groups: dict[str, tuple[list[int], list[RequestHeaders]]] = {}
         for index, raw in enumerate(headers):
@@ -166,7 +164,5 @@ class Admission:
         row_start = np.zeros(len(indices) + 1, np.int64)
         np.cumsum(decoded.rows, out=row_start[1:])
         return [
-            Admitted(
-                chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines
-            )
+            Admitted(chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines)
         ]

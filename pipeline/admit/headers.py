@@ -63,7 +63,9 @@ class HeaderReader:
             if name in found:
                 raise BadRequest(Code.BAD_HEADER, f"header {name} twice")
             if raw is None or len(raw) > self._limits.header_chars_max:
-                raise BadRequest(Code.BAD_HEADER, f"header {name} is null or over {self._limits.header_chars_max} bytes")
+                raise BadRequest(
+                    Code.BAD_HEADER, f"header {name} is null or over {self._limits.header_chars_max} bytes"
+                )
             try:
                 found[name] = raw.decode()
             except UnicodeDecodeError:

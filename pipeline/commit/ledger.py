@@ -154,18 +154,17 @@ class Ledger:
                 if (partition := self._partitions.get(key)) is not None:
                     partition.handed_offset = None
 
-    def release(self, keys: Iterable[TopicPartitionKey]) -> dict[str, int]:
-        """The partitions are no longer ours; return the unfinished requests given back, by topic."""
-        given_back: dict[str, int] = {}
+    def release(self, keys: Iterable[TopicPartitionKey]) -> dict[TopicPartitionKey, int]:
+        """The partitions are no longer ours; return how many unfinished requests each gives back."""
+        given_back: dict[TopicPartitionKey, int] = {}
         with self._lock:
             for key in keys:
                 partition = self._partitions.pop(key, None)
                 if partition is None:
                     continue
-                for entry in partition.open.values():
-                    self.in_flight_requests -= entry.left
-                    self.in_flight_bytes -= entry.size_bytes
-                    given_back[key[0]] = given_back.get(key[0], 0) + entry.left
+                given_back[key] = sum(entry.left for entry in partition.open.values())
+                self.in_flight_requests -= given_back[key]
+                self.in_flight_bytes -= sum(entry.size_bytes for entry in partition.open.values())
             self._changed.notify_all()
         return given_back
 
@@ -179,9 +178,7 @@ class Ledger:
         """Wait until less than both is in flight; False on time-out."""
         with self._changed:
             return self._changed.wait_for(
-                lambda: (
-                    (self.in_flight_requests < requests and self.in_flight_bytes < size_bytes) or self._abandoned
-                ),
+                lambda: (self.in_flight_requests < requests and self.in_flight_bytes < size_bytes) or self._abandoned,
                 timeout_s,
             )
 

@@ -124,7 +124,7 @@ class Device:
         for lane in tuple(self._lanes):
             lane.changed()
 
-    def _freed(self, lane: Lane, batch: Batch, retry: bool) -> None:
+    def _freed(self, lane: Lane, batch: Batch, retry: bool) -> None:  # noqa: FBT001 - call_soon takes no keywords
         assert batch.slot is not None
         lane.free.append(batch.slot)
         if retry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,15 +32,12 @@ class ChunkChannel(Channel[Chunk]):
     goes on with the next chunk, and several agents on one channel share the chunks out.
     """
 
-    @property
-    def queue(self) -> ThrowableQueue[Chunk]:
-        root = self._root or self
-        if root._queue is None:
-            root._queue = ThrowableQueue(
-                maxsize=self.maxsize or 0, flow_control=FlowControlEvent(initially_suspended=False)
-            )
-        queue: ThrowableQueue[Chunk] = root._queue
-        return queue
+    def __init__(self, app: faust.App, *, maxsize: int = 0, queue: Any = None, **kwargs: Any) -> None:
+        queue = queue or ThrowableQueue(maxsize=maxsize, flow_control=FlowControlEvent(initially_suspended=False))
+        super().__init__(app, maxsize=maxsize, queue=queue, **kwargs)
+
+    def _clone_args(self) -> Mapping[str, Any]:
+        return {**super()._clone_args(), "queue": self.queue}
 
     async def put(self, value: Any) -> None:
         """Put a chunk; waits while the channel is full."""
@@ -90,9 +88,7 @@ def intake_of(app: faust.App) -> Intake:
 def default_intake(app: faust.App, limits: Limits) -> Intake:
     """An intake on the app's own broker; its group is not the app's, whose members speak another protocol."""
     broker = ",".join(f"{url.host}:{url.port or 9092}" for url in app.conf.broker)
-    settings = consumer_settings(
-        broker, f"{app.conf.id}-chunks", offset_reset="earliest", instance_id=None, extra={}
-    )
+    settings = consumer_settings(broker, f"{app.conf.id}-chunks", offset_reset="earliest", instance_id=None, extra={})
     return Intake(settings, ledger=Ledger(), limits=limits)
 
 

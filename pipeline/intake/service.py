@@ -45,8 +45,8 @@ class IntakeListener(Protocol):
         """The broker has these next offsets now."""
         ...
 
-    def released(self, topic: str, requests: int) -> None:
-        """So many unfinished requests went back with a partition; whoever owns it next answers them."""
+    def released(self, topic: str, partition: int, requests: int) -> None:
+        """A partition went, so many of its requests unfinished; whoever owns it next answers them."""
         ...
 
 
@@ -56,7 +56,7 @@ class _Silent:
 
     def received(self, topic: str, requests: int) -> None: ...
     def committed(self, offsets: Offsets) -> None: ...
-    def released(self, topic: str, requests: int) -> None: ...
+    def released(self, topic: str, partition: int, requests: int) -> None: ...
 
 
 class Intake(Service):
@@ -294,8 +294,8 @@ class Intake(Service):
         self._release(keys)
 
     def _release(self, keys: Sequence[TopicPartitionKey]) -> None:
-        for topic, requests in self.ledger.release(keys).items():
-            self._listener.released(topic, requests)
+        for (topic, partition), requests in self.ledger.release(keys).items():
+            self._listener.released(topic, partition, requests)
 
 
 def _as_list(offsets: Offsets) -> list[TopicPartition]:

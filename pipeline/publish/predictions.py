@@ -95,7 +95,7 @@ class Predictions:
         if read.traceparent is None:
             return
         traceparent = read.traceparent
-        if read.sampled:
+        if read.sampled and self._publisher.observer.tracing:  # else nobody exports the span it would name
             continued = continue_trace(traceparent)
             offset = encoded.run.admitted.chunk.offsets[encoded.indices[position]]
             traced.append(

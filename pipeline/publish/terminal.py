@@ -22,6 +22,7 @@ _OWN = frozenset(
         Header.STATUS,
         Header.MODEL,
         Header.SOURCE,
+        Header.STAGES,  # of a request it asks for stages; a dead letter has none to tell
         Header.ERROR_CODE,
         Header.ERROR_REASON,
         Header.ERROR_STAGE,
@@ -70,7 +71,7 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
 
 
 def notice_value(code: Code, reason: str) -> bytes:
-    """``{"code": ..., "reason": ...}``"""
+    """``{"code": ..., "reason": ...}``, as JSON."""
     return orjson.dumps({"code": str(code), "reason": _one_line(reason)})
 
 

@@ -107,9 +107,7 @@ class IntakeSuite:
 
         asyncio.run(scenario())
 
-    def test_a_chunk_gives_keys_headers_and_timestamps(
-        self, transport: Transport, topic: Callable[..., str]
-    ) -> None:
+    def test_a_chunk_gives_keys_headers_and_timestamps(self, transport: Transport, topic: Callable[..., str]) -> None:
         name, group = topic("requests"), topic("group")
         transport.create(name)
         transport.produce(name, 1, b"value", b"key", [("content-type", b"x"), ("twice", b"1"), ("twice", b"2")])

@@ -26,7 +26,7 @@ class MemoryBroker:
         self.members: dict[str, list[MemoryConsumer]] = defaultdict(list)
 
     def produce(
-        self, topic: str, partition: int, value: bytes, key: bytes | None, headers: list[tuple[str, bytes]]
+        self, topic: str, partition: int, value: bytes, key: bytes | None, headers: list[tuple[str, str | bytes | None]]
     ) -> None:
         """Append a message."""
         with self.lock:
@@ -38,7 +38,7 @@ class MemoryBroker:
                     offset=len(log),
                     key=key,
                     value=value,
-                    headers=headers or None,
+                    headers=list(headers) or None,
                     timestamp=(1, time.time_ns() // 1_000_000),
                 )
             )
