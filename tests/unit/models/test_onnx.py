@@ -29,8 +29,14 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path) -> None
     branch = helper.make_node("If", ["q"], ["r"], then_branch=inner, else_branch=inner)
     listed = helper.make_node("Listed", [], ["l"], domain="d")
     listed.attribute.append(helper.make_attribute("ts", [external("in-list")]))
-    listed.attribute.append(helper.make_attribute("gs", [inner]))
+    constant = helper.make_node("Constant", [], ["c"], value=external("in-graph-list"))
+    listed.attribute.append(helper.make_attribute("gs", [helper.make_graph([constant], "one", [], [])]))
     sparse = onnx.SparseTensorProto(values=external("sparse-values"), indices=external("sparse-indices"), dims=[3])
+    one, many = (onnx.SparseTensorProto(values=external(name)) for name in ("in-sparse", "in-sparse-list"))
+    listed.attribute.append(onnx.AttributeProto(name="s", type=onnx.AttributeProto.SPARSE_TENSOR, sparse_tensor=one))
+    listed.attribute.append(
+        onnx.AttributeProto(name="m", type=onnx.AttributeProto.SPARSE_TENSORS, sparse_tensors=[many])
+    )
     graph = helper.make_graph([branch, listed], "outer", [], [], [external("initializer")], sparse_initializer=[sparse])
     model = helper.make_model(graph)
     model.functions.append(
@@ -38,18 +44,36 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path) -> None
             "d", "F", [], ["c"], [helper.make_node("Constant", [], ["c"], value=external("in-function"))], []
         )
     )
-    model.training_info.add(algorithm=helper.make_graph([], "t", [], [], [external("in-training")]))
+    model.training_info.add(
+        initialization=helper.make_graph([], "i", [], [], [external("in-training-start")]),
+        algorithm=helper.make_graph([], "t", [], [], [external("in-training")]),
+    )
+    model.functions[0].attribute_proto.append(helper.make_attribute("default", external("in-function-default")))
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
-    places = {"in-subgraph", "in-list", "sparse-values", "sparse-indices", "initializer", "in-function", "in-training"}
-    assert external_files(path) == places
+    assert external_files(path) == {
+        "initializer",
+        "in-subgraph",
+        "in-list",
+        "in-graph-list",
+        "sparse-values",
+        "sparse-indices",
+        "in-sparse",
+        "in-sparse-list",
+        "in-function",
+        "in-function-default",
+        "in-training",
+        "in-training-start",
+    }
 
 
 def test_a_model_with_its_weights_inside_refers_to_nothing(tmp_path: Path) -> None:
     assert external_files(graphs.add(tmp_path / "m.onnx")) == frozenset()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a model", b"\x80\x04.", b"\x3a\xff\xff\xff\xff\x7f", b"\x08\x09"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not a model", b"\x80\x04.", b"\x3a\xff\xff\xff\xff\x7f", b"\x08\x09", b"\x3a\x00\x3a\x7f"]
+)
 def test_what_is_not_onnx_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX file"):
