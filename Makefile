@@ -5,9 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LOCKS := requirements.lock requirements-dev.lock requirements-build.lock
 OTHER_PYTHONS := 3.11 3.12 3.13
-# Files of their own for every interpreter that tests at the same time.
 PYTEST := $(BIN)/python -m pytest
 SUITES := tests/unit tests/contract
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -71,10 +69,10 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@touch $@
 
 lock: $(STAMP)
-	$(COMPILE) pyproject.toml --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra dev --output-file requirements-dev.lock
-	$(COMPILE) --group build --output-file requirements-build.lock
-	@! grep -n '://' $(LOCKS)
+	$(COMPILE) pyproject.toml --constraints requirements-dev.lock --output-file requirements.lock
+	$(COMPILE) --group build --constraints requirements-dev.lock --output-file requirements-build.lock
+	@! grep -n '://' requirements*.lock
 
 clean:
 	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
