@@ -47,6 +47,7 @@ def consume(
 
     For instance: sluice consume digits --from earliest --count 10
     """
+    from pipeline.cli.deadletters import DeadLetter
     from pipeline.core.errors import SluiceError
     from topics.client import Reader
     from topics.connect import Connection
@@ -61,7 +62,7 @@ def consume(
         while (count is None or printed < count) and (timeout is None or time.monotonic() - heard_s < timeout):
             left = 1000 if count is None else min(1000, count - printed)
             for message in reader.read(READ_S, left):
-                _print_line(describe(message, signature, dead_letters=dead_letters))
+                _print_line(DeadLetter.of(message).to_line() if dead_letters else describe(message, signature))
                 printed += 1
                 heard_s = time.monotonic()
             sys.stdout.flush()
@@ -72,8 +73,8 @@ def consume(
         raise SluiceError(f"{printed} of {count} records came; none for {timeout:g} s")
 
 
-def describe(message: Message[Any, Any], signature: Signature | None, *, dead_letters: bool) -> dict[str, Any]:
-    """One record as `sluice consume` prints it: ``outputs`` of a prediction, ``code`` and ``reason`` of the others."""
+def describe(message: Message[Any, Any], signature: Signature | None) -> dict[str, Any]:
+    """One terminal record as printed: ``outputs`` of a prediction, ``code`` and ``reason`` of a notice."""
     from topics.client import Answer
     from topics.client.messages import notice_of
     from topics.records import Status
@@ -92,10 +93,7 @@ def describe(message: Message[Any, Any], signature: Signature | None, *, dead_le
         "source": record.source,
         **place,
     }
-    if dead_letters:
-        line |= {"code": record.error_code, "reason": record.error_reason, "stage": record.error_stage}
-        line |= text_or_base64("value", record.value)
-    elif record.status is Status.OK:
+    if record.status is Status.OK:
         line |= _outputs(answer)
     else:
         code, reason = notice_of(record)

@@ -72,6 +72,13 @@ class DeadLetter:
             "value_bytes": None if self.value is None else len(self.value),
         }
 
+    def to_line(self) -> dict[str, Any]:
+        """What `sluice consume --dead-letters` prints of it: the value too."""
+        from topics.records import Header
+
+        told = {"status": self.header(Header.STATUS), "model": self.header(Header.MODEL)}
+        return self.to_dict() | told | text_or_base64("value", self.value)
+
     def replayed(self, dropped: tuple[str, ...] = ()) -> Outgoing:
         """The request again: its key, value and headers, without what the pipeline added and ``dropped``."""
         from topics.client.stream import Outgoing

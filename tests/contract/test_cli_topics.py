@@ -190,6 +190,23 @@ def test_records_that_are_not_ours_are_shown_as_such(sluice: Sluice, worker: Fak
     assert line["key_base64"] == base64.b64encode(b"\xff").decode()
 
 
+def test_no_more_than_counted_is_printed(sluice: Sluice, worker: FakeWorker) -> None:
+    sluice("produce", worker.model, stdin=_request(1, 2) * 9)
+    assert len(_on(sluice.broker, worker.topics.predictions, 9)) == 9
+    for count in (1, 4):
+        assert len(sluice("consume", worker.model, "--from", "earliest", "--count", str(count)).lines()) == count
+
+
+def test_a_dead_letter_whose_headers_are_not_text_is_shown_all_the_same(sluice: Sluice, worker: FakeWorker) -> None:
+    headers = (("priority", b"\xff"), ("x-error-code", b"bad-header"), ("source", b"t/0/0"))
+    send_all(Connection(sluice.broker), worker.topics.dead_letters, [Outgoing(None, None, headers)])
+    [line] = sluice("consume", worker.model, "--dead-letters", "--from", "earliest", "--count", "1").lines()
+    assert (line["code"], line["source"], line["value"]) == ("bad-header", "t/0/0", None)
+    shown = sluice("deadletters", "show", worker.model, f"{line['partition']}/{line['offset']}").out
+    assert "priority: /w==" in shown
+    assert shown.endswith("(no value)\n")
+
+
 @pytest.fixture
 def rejected(sluice: Sluice, worker: FakeWorker) -> Topics:
     """Three dead letters: malformed text, malformed bytes, and one the model failed on."""
