@@ -1,0 +1,48 @@
+"""A chunk's columns, and what it tells the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from pipeline.intake import Chunk
+from tests.unit.intake.messages import POLLED_MS, chunk_of, message
+
+
+def test_columns_are_the_messages_in_order() -> None:
+    headers = [("a", b"1"), ("a", None)]
+    chunk = chunk_of([message(3, b"x", key=b"k"), message(7, None), message(8, b"yz", headers=headers)])
+    assert len(chunk) == 3
+    assert chunk.offsets == [3, 7, 8]
+    assert chunk.values() == [b"x", None, b"yz"]
+    assert chunk.keys() == [b"k", None, None]
+    assert chunk.headers() == [None, None, headers]
+    assert [chunk.headers_of(index) for index in range(3)] == chunk.headers()
+
+
+def test_a_message_without_a_timestamp_has_that_of_the_poll() -> None:
+    chunk = chunk_of([message(0, timestamp_ms=1), message(1, timestamp_ms=None), message(2, timestamp_ms=POLLED_MS)])
+    assert chunk.timestamps_ms().tolist() == [1, POLLED_MS, POLLED_MS]
+    assert chunk.timestamps_ms() is chunk.timestamps_ms()
+
+
+def test_its_size_is_that_of_the_values() -> None:
+    assert chunk_of([message(0, b"abc", key=b"long key"), message(1, None), message(2, b"d")]).size_bytes == 4
+
+
+def test_finishing_tells_which_requests_and_of_which_chunk() -> None:
+    told: list[tuple[Chunk, Sequence[int] | slice | None]] = []
+    chunk = chunk_of([message(0), message(1)], finish=lambda chunk, indices: told.append((chunk, indices)))
+    chunk.finish([1])
+    chunk.finish()
+    assert told == [(chunk, [1]), (chunk, None)]
+
+
+def test_an_empty_chunk_does_not_exist() -> None:
+    with pytest.raises(AssertionError, match="empty"):
+        Chunk("t", 0, 1, [], polled_ns=0, polled_unix_ms=0.0, finish=lambda chunk, indices: None)
+
+
+def test_it_shows_where_it_lies() -> None:
+    assert repr(chunk_of([message(5, topic="t", partition=2), message(9)], epoch=4)) == "<Chunk t/2 5..9 epoch 4>"
