@@ -74,7 +74,7 @@ class Waiting:
                     stretch.lo += whole
             if stretch.lo < stretch.hi and batch.rows < rows_max:
                 size = int(starts[stretch.lo + 1] - starts[stretch.lo])
-                if size <= rows_max:
+                if size <= rows_max and not stretch.taken:
                     break  # it fits in a batch of its own: next time
                 self._take_piece(stretch, batch, size, rows_max)
             if stretch.lo == stretch.hi:
