@@ -1,0 +1,201 @@
+"""The device thread: order, errors on the batch, slots, turns, and an end with the worker when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pipeline.core.errors import BackendError
+from pipeline.infer import Batch, Device, DeviceState, Lane, Run
+from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
+
+Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
+
+
+class Bench:
+    """A device with two models of two slots each; what is done is collected."""
+
+    def __init__(self) -> None:
+        self.failed: list[BaseException] = []
+        self.failing = threading.Event()
+        self.done: list[tuple[Lane, Batch]] = []
+        self.device = Device(fail=self._fail)
+        self.backends = [FakeBackend(), FakeBackend()]
+        self.lanes = [
+            self.device.add(model_of(name), backend, 2, self._done)
+            for name, backend in zip("ab", self.backends, strict=True)
+        ]
+        self.asked: list[str] = []
+        for lane in self.lanes:
+            lane.changed = self._changed(lane)
+
+    def _changed(self, lane: Lane) -> Callable[[], None]:
+        return lambda: self.asked.append(lane.model.name)
+
+    def _fail(self, error: BaseException) -> None:
+        self.failed.append(error)
+        self.failing.set()
+
+    def _done(self, lane: Lane, batch: Batch) -> None:
+        self.done.append((lane, batch))
+
+    def submit(self, first: int, rows: int = 1, lane: int = 0) -> Batch:
+        batch = Batch([], [], 0, 0)
+        batch.add(Run(admitted_of([1] * rows, first=first), 0, rows, 0))
+        self.device.submit(self.lanes[lane], batch)
+        return batch
+
+    async def until_done(self, count: int) -> None:
+        """Returns when so many batches ran and the event loop knows."""
+        while len(self.done) < count or not self.device.state(self.lanes[0]).idle:
+            await asyncio.sleep(0.001)
+
+
+def run(scenario: Scenario) -> None:
+    async def bounded() -> None:
+        bench = Bench()
+        bench.device.start(asyncio.get_running_loop())
+        try:
+            await asyncio.wait_for(scenario(bench), 20)
+        finally:
+            bench.device.stop()
+
+    asyncio.run(bounded())
+
+
+def test_batches_run_in_the_order_they_were_submitted() -> None:
+    async def scenario(bench: Bench) -> None:
+        batches = [bench.submit(0, 3), bench.submit(10, lane=1), bench.submit(20)]
+        await bench.until_done(3)
+        assert bench.done == [
+            (bench.lanes[0], batches[0]),
+            (bench.lanes[1], batches[1]),
+            (bench.lanes[0], batches[2]),
+        ]
+        assert [backend.ran for backend in bench.backends] == [[[0, 1, 2], [20]], [[10]]]
+        for batch in batches:
+            assert batch.planned_ns < batch.copied_ns <= batch.started_ns <= batch.computed_ns
+            assert batch.error is None and batch.slot is not None
+        assert batches[0].slot is not None and (batches[0].slot.outputs["half"][:3] == [0, 0.5, 1]).all()
+
+    run(scenario)
+
+
+def test_models_are_warmed_before_the_first_batch_and_closed_at_the_end() -> None:
+    seen: list[FakeBackend] = []
+
+    async def scenario(bench: Bench) -> None:
+        seen.extend(bench.backends)
+        assert [backend.warmed for backend in seen] == [1, 1]
+
+    run(scenario)
+    assert [backend.closed for backend in seen] == [1, 1]
+
+
+def test_the_state_says_what_runs_and_which_slots_are_free() -> None:
+    async def scenario(bench: Bench) -> None:
+        states = [bench.device.state(bench.lanes[0])]
+        batch = bench.submit(0)
+        states.append(bench.device.state(bench.lanes[0]))
+        assert bench.device.state(bench.lanes[1]) == DeviceState(idle=False, free_slots=2)
+        await bench.until_done(1)
+        states.append(bench.device.state(bench.lanes[0]))
+        bench.device.give_back(bench.lanes[0], batch)
+        while len(bench.lanes[0].free) < 2:
+            await asyncio.sleep(0.001)
+        states.append(bench.device.state(bench.lanes[0]))
+        assert [(state.idle, state.free_slots) for state in states] == [(True, 2), (False, 1), (True, 1), (True, 2)]
+
+    run(scenario)
+
+
+def test_a_slot_is_one_batchs_until_it_is_given_back() -> None:
+    async def scenario(bench: Bench) -> None:
+        first, second = bench.submit(0), bench.submit(1)
+        assert first.slot is not second.slot
+        await bench.until_done(2)
+        assert second.slot is not None and rows_in(second.slot, 1) == [1]
+        asked = len(bench.asked)
+        bench.device.give_back(bench.lanes[0], second)
+        while len(bench.asked) == asked:
+            await asyncio.sleep(0.001)
+        assert bench.submit(2).slot is second.slot
+
+    run(scenario)
+
+
+def test_a_batch_given_back_to_run_again_is_told_to_its_own_window() -> None:
+    async def scenario(bench: Bench) -> None:
+        again: list[Batch] = []
+        bench.lanes[0].retry = again.append
+        batch = bench.submit(0, 2)
+        await bench.until_done(1)
+        bench.device.give_back(bench.lanes[0], batch, retry=True)
+        while not again:
+            await asyncio.sleep(0.001)
+        assert again == [batch] and len(bench.lanes[0].free) == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("error", [BackendError("out of memory"), RuntimeError("a bug")])
+def test_what_a_backend_raises_is_the_batchs_and_the_next_one_runs(error: Exception) -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.backends[0].poison, bench.backends[0].raises = {1}, error
+        batches = [bench.submit(0), bench.submit(1), bench.submit(2, lane=1)]
+        await bench.until_done(3)
+        assert [batch.error is None for batch in batches] == [True, False, True]
+        assert isinstance(batches[1].error, BackendError) and str(error) in str(batches[1].error)
+        assert bench.failed == []
+
+    run(scenario)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_fails_the_worker() -> None:
+    async def scenario(bench: Bench) -> None:
+        def broken(lane: Lane, batch: Batch) -> None:
+            raise MemoryError
+
+        bench.lanes[0].done = broken
+        bench.submit(0)
+        await asyncio.get_running_loop().run_in_executor(None, bench.failing.wait, 10)
+        assert [type(error) for error in bench.failed] == [MemoryError]
+
+    run(scenario)
+
+
+def test_lanes_take_turns_at_being_asked_first() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(4):
+            batch = bench.submit(number)
+            while len(bench.asked) < 2 * (number + 1):
+                await asyncio.sleep(0.001)
+            bench.lanes[0].free.append(batch.slot)  # type: ignore[arg-type]  # filled by submit
+        turns = ["".join(bench.asked[at : at + 2]) for at in range(0, 8, 2)]
+        assert turns in (["ba", "ab"] * 2, ["ab", "ba"] * 2)
+
+    run(scenario)
+
+
+def test_what_was_submitted_runs_before_the_end() -> None:
+    benches: list[Bench] = []
+
+    async def scenario(bench: Bench) -> None:
+        benches.append(bench)
+        bench.submit(0)
+        bench.submit(1, lane=1)
+
+    run(scenario)
+    assert [backend.ran for backend in benches[0].backends] == [[[0]], [[1]]]
+    assert len(benches[0].done) == 2
+
+
+def test_a_device_that_never_started_stops_too() -> None:
+    bench = Bench()
+    bench.device.stop()
+    assert [backend.closed for backend in bench.backends] == [1, 1]

@@ -1,0 +1,231 @@
+"""The window obeys the planner: back-pressure, the timer, deadlines, and failed halves before all else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from pipeline.admit.admission import NO_DEADLINE_MS
+from pipeline.infer import Batch, Device, DeviceState, Lane
+from pipeline.window import Late, Window, WorkConserving
+from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
+from tests.unit.intake.messages import POLLED_MS, POLLED_NS
+
+Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
+
+
+class StoppedClock:
+    """Stands at the chunks' poll until told; its two readings have different origins."""
+
+    def __init__(self) -> None:
+        self.ms = 0.0
+
+    def now_ns(self) -> int:
+        return POLLED_NS + round(self.ms * 1e6)
+
+    def unix_ms(self) -> float:
+        return POLLED_MS + self.ms
+
+
+class FakeDevice(Device):
+    """Fills slots as the real one does; batches run when the test says so."""
+
+    def __init__(self, lane: Lane) -> None:
+        super().__init__(fail=_unexpected)
+        self.lane = lane
+        self.running: list[Batch] = []
+        self.ran: list[list[int]] = []
+        self.submits = asyncio.Semaphore(0)
+
+    def state(self, lane: Lane) -> DeviceState:
+        return DeviceState(idle=not self.running, free_slots=len(lane.free))
+
+    def submit(self, lane: Lane, batch: Batch) -> None:
+        batch.fill(lane.free.pop())
+        self.running.append(batch)
+        assert batch.slot is not None
+        self.ran.append(rows_in(batch.slot, batch.rows))
+        self.submits.release()
+
+    def end(self, *, retry: bool = False) -> None:
+        """The oldest batch has run and was read, or failed."""
+        batch = self.running.pop(0)
+        assert batch.slot is not None
+        self.lane.free.append(batch.slot)
+        if retry:
+            self.lane.retry(batch)
+        else:
+            self.lane.changed()
+
+
+class Bench:
+    """A window of 16 rows before a device of two slots of 8 rows."""
+
+    def __init__(self, gather_ms: int) -> None:
+        backend = FakeBackend()
+        self.lane = Lane(model_of(), backend, lambda lane, batch: None, backend.slots(2))
+        self.clock = StoppedClock()
+        self.device = FakeDevice(self.lane)
+        self.late: list[Late] = []
+        self.window = Window(
+            self.lane,
+            self.device,
+            WorkConserving(8, gather_ms * 1_000_000),
+            rows_max=16,
+            expire=self.late.extend,
+            clock=self.clock,
+        )
+
+
+def _unexpected(error: BaseException) -> None:
+    raise error
+
+
+def run(scenario: Scenario, gather_ms: int = 0) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(scenario(Bench(gather_ms)), 20)
+
+    asyncio.run(bounded())
+
+
+def test_an_idle_device_gets_the_first_request_at_once_and_a_full_batch_next() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1])])
+        await bench.window.offer([admitted_of([1], first=1)])
+        assert bench.device.ran == [[0]]
+        await bench.window.offer([admitted_of([1] * 7, first=2)])
+        assert bench.device.ran == [[0], list(range(1, 9))]
+
+    run(scenario)
+
+
+def test_what_waits_leaves_when_the_device_is_idle_again() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1]), admitted_of([2], first=1)])
+        assert bench.device.ran == [[0, 1, 2]]
+        await bench.window.offer([admitted_of([1], first=3)])
+        bench.device.end()
+        assert bench.device.ran == [[0, 1, 2], [3]]
+
+    run(scenario)
+
+
+def test_an_offer_returns_only_when_there_is_room_for_more() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1] * 16)])  # both slots are taken
+        assert len(bench.device.ran) == 2
+        await bench.window.offer([admitted_of([1] * 15, first=16)])
+        offer = asyncio.ensure_future(bench.window.offer([admitted_of([1], first=31)]))
+        await asyncio.sleep(0)
+        assert not offer.done(), "16 rows wait"
+        bench.device.end()
+        await offer
+        assert bench.device.ran[2] == list(range(16, 24))
+
+    run(scenario)
+
+
+def test_two_who_wait_for_room_both_get_it() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1] * 16)])
+        offers = [asyncio.ensure_future(bench.window.offer([admitted_of([1] * 16)])) for _ in range(2)]
+        for _ in range(6):
+            await asyncio.sleep(0)
+            bench.device.end()
+        await asyncio.gather(*offers)
+        assert sum(map(len, bench.device.ran)) == 48
+
+    run(scenario)
+
+
+def test_the_timer_wakes_what_gathers() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1])])
+        assert bench.device.ran == []
+        bench.clock.ms += 5
+        await bench.device.submits.acquire()
+        assert bench.device.ran == [[0]]
+
+    run(scenario, gather_ms=5)
+
+
+def test_a_stream_of_arrivals_does_not_put_the_gathering_off() -> None:
+    async def scenario(bench: Bench) -> None:
+        for number in range(6):
+            await bench.window.offer([admitted_of([1], first=number, polled_ns=bench.clock.now_ns())])
+            bench.clock.ms += 1
+        assert bench.device.ran == [[0, 1, 2, 3, 4, 5]]
+
+    run(scenario, gather_ms=5)
+
+
+def test_a_deadline_is_on_the_unix_clock_and_wakes() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1])])
+        waits = admitted_of([1, 1], first=1, deadlines_ms=[NO_DEADLINE_MS, POLLED_MS + 3])
+        await bench.window.offer([waits])
+        bench.clock.ms += 2
+        bench.lane.changed()
+        assert bench.late == []
+        bench.clock.ms += 2
+        while not bench.late:
+            await asyncio.sleep(0.001)
+        assert bench.late == [(waits, [1])]
+        bench.device.end()
+        assert bench.device.ran == [[0], [1]]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("deadline_ms", [0, POLLED_MS - 3_600_000, POLLED_MS])
+def test_a_deadline_that_has_passed_is_never_run(deadline_ms: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        late = admitted_of([1], deadlines_ms=[deadline_ms])
+        await bench.window.offer([late])
+        assert (bench.late, bench.device.ran) == ([(late, [0])], [])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("deadline_ms", [NO_DEADLINE_MS, NO_DEADLINE_MS - 1, POLLED_MS * 1_000_000])
+def test_a_deadline_at_the_end_of_time_overflows_nothing(deadline_ms: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1])])
+        await bench.window.offer([admitted_of([1], first=1, deadlines_ms=[deadline_ms])])
+        bench.device.end()
+        assert (bench.late, bench.device.ran) == ([], [[0], [1]])
+
+    run(scenario)
+
+
+def test_expiry_makes_room() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1] * 16)])
+        late = admitted_of([1] * 16, deadlines_ms=[POLLED_MS + 1] * 16)
+        offer = asyncio.ensure_future(bench.window.offer([late]))
+        await asyncio.sleep(0)
+        assert not offer.done()
+        bench.clock.ms += 1
+        await offer
+        assert bench.late == [(late, list(range(16)))]
+
+    run(scenario)
+
+
+def test_halves_of_a_failed_batch_run_before_what_waits() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1] * 4)])
+        await bench.window.offer([admitted_of([1] * 15, first=10)])
+        assert bench.device.ran == [[0, 1, 2, 3], list(range(10, 18))]
+        bench.device.end(retry=True)
+        assert bench.device.ran[2:] == [[0, 1]]
+        bench.device.end()
+        assert bench.device.ran[3:] == [[2, 3]]
+        bench.device.end()
+        bench.device.end()
+        assert bench.device.ran[4:] == [list(range(18, 25))]
+
+    run(scenario)
