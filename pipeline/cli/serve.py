@@ -24,48 +24,55 @@ Level = Literal["debug", "info", "warning", "error"]
 NOISY = ("faust", "mode", "aiokafka")  # what they say at INFO is theirs, not the flow's
 
 
+ModelsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--models", metavar="DIR", envvar="SLUICE_MODELS", help="Model repository; the bundled one by default."
+    ),
+]
+Group = Annotated[
+    str, typer.Option(envvar="SLUICE_GROUP", help="Consumer group; workers of one group share the requests.")
+]
+Promise = Annotated[
+    Guarantee, typer.Option(envvar="SLUICE_GUARANTEE", help="What a consumer of the predictions may rely on.")
+]
+From = Annotated[
+    Literal["earliest", "latest"], typer.Option("--from", help="Where a group without committed offsets begins.")
+]
+Apply = Annotated[bool, typer.Option("--apply/--no-apply", help="Create the models' topics where missing.")]
+Partitions = Annotated[int | None, typer.Option(help="Of topics created here; 4 if not given.", min=1)]
+InstanceId = Annotated[
+    str | None,
+    typer.Option(envvar="SLUICE_INSTANCE_ID", help="Static membership: unique in the group, kept over restarts."),
+]
+Threads = Annotated[int | None, typer.Option(help="Of one run of a model; by default what suits the machine.", min=1)]
+Endpoint = Annotated[
+    str | None, typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given.")
+]
+LogLevel = Annotated[Level, typer.Option(envvar="SLUICE_LOG_LEVEL", help="Of the log on standard error.")]
+ReadyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Is there while the worker can answer; for health checks.")
+]
+Report = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Counters and stage times as JSON, written at the end.")
+]
+
+
 def serve(
-    models: Annotated[
-        Path | None,
-        typer.Option(
-            "--models", metavar="DIR", envvar="SLUICE_MODELS", help="Model repository; the bundled one if not given."
-        ),
-    ] = None,
+    models: ModelsFrom = None,
     broker: BrokerOption = None,
-    group: Annotated[
-        str, typer.Option(envvar="SLUICE_GROUP", help="Consumer group; workers of one group share the requests.")
-    ] = "sluice",
-    guarantee: Annotated[
-        Guarantee, typer.Option(envvar="SLUICE_GUARANTEE", help="What a consumer of the predictions may rely on.")
-    ] = Guarantee.AT_LEAST_ONCE,
-    from_: Annotated[
-        Literal["earliest", "latest"], typer.Option("--from", help="Where a group without committed offsets begins.")
-    ] = "earliest",
-    apply: Annotated[bool, typer.Option("--apply/--no-apply", help="Create the models' topics where missing.")] = True,
-    partitions: Annotated[
-        int | None, typer.Option(help="Of topics created here; 4 if not given.", min=1, show_default=False)
-    ] = None,
-    instance_id: Annotated[
-        str | None,
-        typer.Option(
-            envvar="SLUICE_INSTANCE_ID", help="Static membership: unique in the group, kept over restarts (KIP-345)."
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="For one run of a model; by default what suits the machine.", min=1)
-    ] = None,
+    group: Group = "sluice",
+    guarantee: Promise = Guarantee.AT_LEAST_ONCE,
+    from_: From = "earliest",
+    apply: Apply = True,
+    partitions: Partitions = None,
+    instance_id: InstanceId = None,
+    threads: Threads = None,
     kafka: KafkaOption = None,
-    otlp_endpoint: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given."),
-    ] = None,
-    log_level: Annotated[Level, typer.Option(envvar="SLUICE_LOG_LEVEL", help="Of the log on standard error.")] = "info",
-    ready_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Is there while the worker can answer; for health checks.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Counters and stage times as JSON, written at the end.")
-    ] = None,
+    otlp_endpoint: Endpoint = None,
+    log_level: LogLevel = "info",
+    ready_file: ReadyFile = None,
+    report: Report = None,
 ) -> None:
     """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
 
