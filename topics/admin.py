@@ -126,7 +126,7 @@ def apply_topics(
 
 
 def list_topics(
-    broker: str, models: Iterable[Topics], *, kafka: Mapping[str, str] | None = None, timeout_s: float = 30.0
+    broker: str, models: Iterable[Topics], *, kafka: Mapping[str, str] | None = None, timeout_s: float = 10.0
 ) -> list[TopicState]:
     """The three topics of each model as they are, missing ones included, in order. Raises `KafkaFailed`."""
     connection = Connection(broker, kafka)
@@ -140,7 +140,7 @@ def verify_topics(
     partitions: int | None = None,
     replication: int | None = None,
     kafka: Mapping[str, str] | None = None,
-    timeout_s: float = 30.0,
+    timeout_s: float = 10.0,
 ) -> list[Drift]:
     """What keeps these topics from serving their models; empty means none. Raises `KafkaFailed`."""
     wanted = list(models)
@@ -222,7 +222,7 @@ def _states(connection: Connection, admin: AdminClient, models: Sequence[Topics]
         described = admin.describe_configs(resources, request_timeout=timeout_s) if resources else {}
         configs = {resource.name: future.result() for resource, future in described.items()}
     except KafkaException as error:
-        raise connection.failed("cannot look at the topics", error) from error
+        raise connection.failed("cannot look at the topics", error, admin) from error
     states = []
     for name in names:
         parts = list(known[name].partitions.values()) if name in there else []

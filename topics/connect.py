@@ -64,8 +64,12 @@ class Connection:
         """An admin client."""
         return self._open(AdminClient, {}, {})
 
-    def failed(self, what: str, cause: KafkaException | KafkaError) -> KafkaFailed:
-        """The error to raise for ``cause``."""
+    def failed(
+        self, what: str, cause: KafkaException | KafkaError, client: Producer | Consumer | AdminClient | None = None
+    ) -> KafkaFailed:
+        """The error to raise for ``cause``; ``client`` is asked first what librdkafka still has to say of it."""
+        if client is not None:
+            client.poll(0)
         return kafka_failed(what, self.broker, cause, self._last)
 
     def _open(self, kind: Callable[..., T], defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> T:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +20,9 @@ from pipeline.cli.broker import (
     named_values,
     signature_of,
 )
+
+if TYPE_CHECKING:
+    from topics.client.stream import Outgoing
 
 __all__ = ["produce"]
 
@@ -72,10 +77,21 @@ def produce(
     )
     topic = topics_of(model).requests
     started_s = time.monotonic()
-    produced = send_all(Connection(broker_of(broker), kafka_of(kafka)), topic, read_requests(source, form))
+    requests = _watched(read_requests(source, form), shown=source != "-" and sys.stderr.isatty() and not as_json)
+    produced = send_all(Connection(broker_of(broker), kafka_of(kafka)), topic, requests)
     seconds = time.monotonic() - started_s
     emit(
         {"produced": produced, "topic": topic, "seconds": round(seconds, 3)},
         as_json,
         table=[f"produced {produced} requests to {topic}"],
     )
+
+
+def _watched(requests: Iterable[Outgoing], *, shown: bool) -> Iterable[Outgoing]:
+    """``requests``, with a progress line on a terminal's standard error."""
+    if not shown:
+        return requests
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(requests, "producing", console=Console(stderr=True), transient=True)

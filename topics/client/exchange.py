@@ -24,7 +24,7 @@ __all__ = ["Exchange"]
 TICK_S = 0.05  # how late a time-out may be told, and a delivery error
 OVERDUE_S = 1.0  # an answer this late may lie in a partition added since: look, at most this often
 READ_MAX = 1000
-START_S = 30.0
+START_S = 10.0
 _REQUEST_ID = Header.REQUEST_ID.value
 
 

@@ -78,7 +78,7 @@ class Reader:
         start: Start = "latest",
         *,
         to_end: bool = False,
-        timeout_s: float = 30,
+        timeout_s: float = 10,
     ) -> None:
         self.topic = topic
         self._connection = connection
@@ -150,7 +150,7 @@ class Reader:
             # A consumer's metadata request does not create the topic.
             topic = self._consumer.list_topics(self.topic, timeout=self._timeout_s).topics[self.topic]
         except KafkaException as error:
-            raise self._connection.failed(f"cannot look at {self.topic}", error) from error
+            raise self._connection.failed(f"cannot look at {self.topic}", error, self._consumer) from error
         if topic.error is not None and topic.error.code() not in _GIVEN_UP - {KafkaError.TOPIC_AUTHORIZATION_FAILED}:
             raise self._connection.failed(f"cannot look at {self.topic}", topic.error)
         return set(topic.partitions)

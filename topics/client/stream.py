@@ -17,7 +17,7 @@ from topics.records import Headers, Request
 __all__ = ["Outgoing", "Stream", "check_topic", "outgoing", "queue", "send_all"]
 
 SERVE_EVERY = 256  # messages between two looks at the delivery reports
-LOOK_S = 30.0
+LOOK_S = 10.0  # a wrong address must be told while one still looks
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,6 @@ def check_topic(connection: Connection, producer: Producer, topic: str) -> None:
     try:
         there = topic in producer.list_topics(timeout=LOOK_S).topics
     except KafkaException as error:
-        raise connection.failed(f"cannot look at {topic}", error) from error
+        raise connection.failed(f"cannot look at {topic}", error, producer) from error
     if not there:
         raise TopicMissing(f"topic {topic} does not exist at {connection.broker}: apply the model's topics first")
