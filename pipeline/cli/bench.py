@@ -40,6 +40,8 @@ def throughput(
     One-row raw messages of 200 bytes through a linear model, so that the way is measured and not the model; every
     contestant publishes the same bytes, key and headers, and every answer is counted and a sample of them checked.
     With --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop.
+
+    For instance: sluice bench throughput --repeats 5 --json
     """
     from pipeline.load.throughput import ArrowWork, RawWork, arrow_throughput, raw_throughput
     from pipeline.models import BUNDLED
@@ -72,6 +74,8 @@ def latency(
 
     One-row raw requests for the bundled digit classifier from an open loop: each is sent when it is due and its
     latency counts from then, so that a stall is charged for every request it delayed.
+
+    For instance: sluice bench latency --rate 100 --duration-s 30
     """
     from pipeline.core.errors import ConfigError
     from pipeline.load import Arrivals

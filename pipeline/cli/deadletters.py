@@ -103,7 +103,10 @@ def list_(
     kafka: KafkaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the dead letters by code and print the newest: code, reason, stage, source and key."""
+    """Count the dead letters by code and print the newest: code, reason, stage, source and key.
+
+    For instance: sluice deadletters list digits --code wrong-shape
+    """
     from pipeline.cli.output import emit
 
     codes: Counter[str] = Counter()
@@ -130,7 +133,10 @@ def show(
     kafka: KafkaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print one dead letter whole: its headers, and its value as text or, where it is not text, in hex."""
+    """Print one dead letter whole: its headers, and its value as text or, where it is not text, in hex.
+
+    For instance: sluice deadletters show digits 0/12
+    """
     from pipeline.cli.output import emit
     from pipeline.core.errors import ConfigError, SluiceError
 

@@ -25,7 +25,10 @@ app = typer.Typer(
 
 @app.command("list")
 def list_(models: ModelsOption = None, as_json: JsonOption = False) -> None:
-    """All models and versions of a repository. Their files are not checked: `sluice models verify` does."""
+    """All models and versions of a repository. Their files are not checked: `sluice models verify` does.
+
+    For instance: sluice models list --models ./models --json
+    """
     from pipeline.cli.output import emit
     from pipeline.models import BUNDLED, list_models
 
@@ -69,7 +72,10 @@ def verify(
     models: ModelsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file, hash and signature, and load each model in its backend; exit code 1 if any is refused."""
+    """Check every file, hash and signature, and load each model in its backend; exit code 1 if any is refused.
+
+    For instance: sluice models verify --models ./models
+    """
     from pipeline.cli.output import emit
     from pipeline.core.errors import ConfigError, SluiceError
     from pipeline.infer.backends import backend_for

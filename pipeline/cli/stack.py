@@ -50,7 +50,10 @@ def up(
 
 
 def down(as_json: Json = False) -> None:
-    """Drain the background worker and stop its Kafka; nothing to do is fine."""
+    """Drain the background worker and stop its Kafka; nothing to do is fine.
+
+    For instance: sluice down --json
+    """
     from pipeline import local
     from pipeline.cli.output import emit
 
@@ -59,7 +62,10 @@ def down(as_json: Json = False) -> None:
 
 
 def status(as_json: Json = False) -> None:
-    """Say whether the background stack works and how many requests wait; exit code 1 if a part of it is broken."""
+    """Say whether the background stack works and how many requests wait; exit code 1 if a part of it is broken.
+
+    For instance: sluice status --json
+    """
     from pipeline import local
     from pipeline.cli.output import emit
 

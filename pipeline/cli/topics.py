@@ -62,7 +62,10 @@ def apply(
 def list_(
     models: ModelsOption = None, broker: BrokerOption = None, kafka: KafkaOption = None, as_json: JsonOption = False
 ) -> None:
-    """The topics of the models as the broker has them."""
+    """The topics of the models as the broker has them.
+
+    For instance: sluice topics list --broker localhost:9092
+    """
     from pipeline.cli.output import emit
     from topics.admin import list_topics
 
@@ -80,7 +83,10 @@ def verify(
     kafka: KafkaOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tell what has drifted: missing topics, partitions, copies, leaders, settings; exit code 1 if anything has."""
+    """Tell what has drifted: missing topics, partitions, copies, leaders, settings; exit code 1 if anything has.
+
+    For instance: sluice topics verify --models ./models --broker localhost:9092
+    """
     from pipeline.cli.output import emit
     from topics.admin import verify_topics
 
