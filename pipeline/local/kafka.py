@@ -251,7 +251,7 @@ class EmbeddedKafka:
         if marker.exists():
             return marker.read_text()
         shutil.rmtree(data, ignore_errors=True)
-        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        identity = new_cluster_id()
         tool = ["-Xmx128m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jars, "kafka.tools.StorageTool"]
         settings = ["format", "--cluster-id", identity, "--config", str(self.directory / "server.properties")]
         argv = [str(java.path), *self._log_option(), *tool, *settings]
@@ -293,6 +293,11 @@ class EmbeddedKafka:
     def _log(self) -> str:
         logs = [self.directory / "kafka.log", self.directory / "kafka.out"]
         return "".join(log.read_text(errors="replace") for log in logs if log.exists())
+
+
+def new_cluster_id() -> str:
+    """A random id as Kafka has them: 16 bytes in URL-safe base64, never with a leading ``-`` that reads as an option."""
+    return "S" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
 def free_ports(count: int) -> list[int]:
