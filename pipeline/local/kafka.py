@@ -296,7 +296,7 @@ class EmbeddedKafka:
 
 
 def new_cluster_id() -> str:
-    """A random id as Kafka has them: 16 bytes in URL-safe base64, never with a leading ``-`` that reads as an option."""
+    """A random id as Kafka has them: 16 bytes, URL-safe base64, never with a leading ``-`` that reads as an option."""
     return "S" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
 
 
