@@ -110,23 +110,28 @@ class Ledger:
             self.in_flight_requests += entry.left
             self.in_flight_bytes += entry.size_bytes
 
-    def finish(self, chunk: Tracked, indices: Sequence[int] | slice | None = None) -> None:
-        """Requests of ``chunk`` (all where None) have their terminal record, acknowledged by the broker."""
+    def finish(self, chunk: Tracked, indices: Sequence[int] | slice | None = None) -> int:
+        """Requests of ``chunk`` (all where None) have their terminal record, acknowledged by the broker.
+
+        Return how many were unfinished until now; 0 where the assignment was lost, and `release` counted them.
+        """
         with self._lock:
             partition = self._partitions.get((chunk.topic, chunk.partition))
             if partition is None or partition.epoch != chunk.epoch:
                 self.ignored += 1
-                return
+                return 0
             entry = partition.open.get(chunk.offsets[0])
             if entry is None:
                 self.ignored += 1
-                return
-            self.in_flight_requests -= entry.finish(indices)
+                return 0
+            newly = entry.finish(indices)
+            self.in_flight_requests -= newly
             if entry.left == 0:
                 del partition.open[entry.offsets[0]]
                 self.in_flight_bytes -= entry.size_bytes
             self._advance(partition)
             self._changed.notify_all()
+            return newly
 
     @staticmethod
     def _advance(partition: _Partition) -> None:

@@ -20,7 +20,7 @@ TimestampMs = np.ndarray[Any, np.dtype[np.int64]]
 class Finish(Protocol):
     """Tells the ledger that requests of a chunk have their terminal record; any thread may call it."""
 
-    def __call__(self, chunk: Chunk, indices: Sequence[int] | slice | None) -> None: ...
+    def __call__(self, chunk: Chunk, indices: Sequence[int] | slice | None) -> int: ...
 
 
 class Chunk:
@@ -91,13 +91,13 @@ class Chunk:
         """Bytes of the values: what the in-flight limit counts."""
         return sum(map(len, self.messages))
 
-    def finish(self, indices: Sequence[int] | slice | None = None) -> None:
+    def finish(self, indices: Sequence[int] | slice | None = None) -> int:
         """These requests (all where None) are done for good: their offsets may be committed.
 
         Call it once per request, from any thread, in any order: commits never pass the first unfinished one.
-        A chunk of an assignment that was lost is ignored and counted.
+        A chunk of an assignment that was lost is ignored and counted. Return how many were unfinished until now.
         """
-        self._finish(self, indices)
+        return self._finish(self, indices)
 
 
 _stamp: Callable[[int, int], int] = lambda kind, ms: ms  # noqa: E731 - starmap wants a callable, this is the cheapest

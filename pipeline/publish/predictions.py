@@ -171,7 +171,6 @@ class Predictions:
         parts = []
         for encoded, traced in zip(self._encoded, self._traced, strict=True):
             parts.append(encoded.part(traced))
-            publisher.observer.answered(self._model.name, len(encoded.values) - len(encoded.refused))
         publisher.observer.batch_acked(
             BatchTimes(
                 model=self._model.label,
@@ -187,7 +186,7 @@ class Predictions:
             )
         )
         for encoded in self._encoded:
-            encoded.finish()
+            publisher.observer.answered(self._model.name, encoded.finish())
 
 
 class _Encoded:
@@ -236,12 +235,11 @@ class _Encoded:
             traced=traced,
         )
 
-    def finish(self) -> None:
-        """Tell the ledger; a refused prediction's request is finished by its dead letter."""
+    def finish(self) -> int:
+        """Finish the requests, return how many this was; that of a refused prediction ends with its dead letter."""
         if self.refused:
-            self.run.admitted.chunk.finish([x for p, x in enumerate(self.indices) if p not in self.refused])
-        else:
-            self.run.admitted.chunk.finish(self._span())
+            return self.run.admitted.chunk.finish([x for p, x in enumerate(self.indices) if p not in self.refused])
+        return self.run.admitted.chunk.finish(self._span())
 
     def _span(self) -> slice | list[int]:
         indices = self.indices

@@ -197,8 +197,7 @@ class Publisher:
             self._send_all(records, partial(self._finish, chunk, indices, model, self.observer.expired))
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
-        count(model.name, len(indices))
-        chunk.finish(indices)
+        count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)
 
     # --- producing and acknowledgements ------------------------------------------------------------------------
 

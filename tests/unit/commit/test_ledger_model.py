@@ -101,10 +101,12 @@ class LedgerMachine(RuleBasedStateMachine):
         current = owned is not None and owned.epoch == chunk.epoch
         self.ignored += not current or len(chunk.done) == size
         assert self.ledger.is_current(chunk) == current
-        self.ledger.finish(chunk, indices)
+        newly = self.ledger.finish(chunk, indices)
+        before = len(chunk.done)
         if current:
             picked = indices if isinstance(indices, list) else range(size)[indices or slice(None)]
             chunk.done.update(picked)
+        assert newly == len(chunk.done) - before
 
     @rule(target=commits, keys=st.one_of(st.none(), st.sets(st.sampled_from(KEYS))))
     def commit(self, keys: set[TopicPartitionKey] | None) -> Offsets:

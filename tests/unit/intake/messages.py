@@ -40,7 +40,7 @@ def message(
     )
 
 
-def _unfinished(chunk: Chunk, indices: Sequence[int] | slice | None) -> None:
+def _unfinished(chunk: Chunk, indices: Sequence[int] | slice | None) -> int:
     raise AssertionError("nobody finishes a request of this chunk")
 
 

@@ -33,15 +33,19 @@ def test_its_size_is_that_of_the_values() -> None:
 
 def test_finishing_tells_which_requests_and_of_which_chunk() -> None:
     told: list[tuple[Chunk, Sequence[int] | slice | None]] = []
-    chunk = chunk_of([message(0), message(1)], finish=lambda chunk, indices: told.append((chunk, indices)))
-    chunk.finish([1])
-    chunk.finish()
+
+    def finish(chunk: Chunk, indices: Sequence[int] | slice | None) -> int:
+        told.append((chunk, indices))
+        return len(told)
+
+    chunk = chunk_of([message(0), message(1)], finish=finish)
+    assert (chunk.finish([1]), chunk.finish()) == (1, 2)
     assert told == [(chunk, [1]), (chunk, None)]
 
 
 def test_an_empty_chunk_does_not_exist() -> None:
     with pytest.raises(AssertionError, match="empty"):
-        Chunk("t", 0, 1, [], polled_ns=0, polled_unix_ms=0.0, finish=lambda chunk, indices: None)
+        Chunk("t", 0, 1, [], polled_ns=0, polled_unix_ms=0.0, finish=lambda chunk, indices: 0)
 
 
 def test_it_shows_where_it_lies() -> None:
