@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pipeline.publish.terminal import HeaderList
@@ -22,11 +22,14 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """Records that settle together. ``record`` makes one of them anew where it has to be produced again."""
+    """Records that settle together.
+
+    ``record`` makes one of them anew where it has to be produced again; None where its assignment was lost (I3).
+    """
 
     left: int
     settle: Callable[[], None]
-    record: Callable[[int], Record]
+    record: Callable[[int], Record | None]
     refused: Callable[[int, str], None]  # the broker will never take this record: too large
     attempts: dict[int, int] = field(default_factory=dict)  # by position, only where one failed
 
@@ -35,8 +38,3 @@ class Flight:
         self.left -= 1
         if self.left == 0:
             self.settle()
-
-    @classmethod
-    def of(cls, records: Sequence[Record], settle: Callable[[], None], refused: Callable[[int, str], None]) -> Flight:
-        """A flight of records that are kept until it has settled; for the rare ones."""
-        return cls(len(records), settle, records.__getitem__, refused)

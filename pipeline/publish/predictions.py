@@ -41,12 +41,14 @@ class Predictions:
         self._traced: list[tuple[Traced, ...]] = []
         count = sum(map(len, self._runs))
         if count:
-            flight = Flight(count, self._settle, self._record, self._refused)
+            # One more than there are: it settles only when all are produced, though the last may be refused at once.
+            flight = Flight(count + 1, self._settle, self._record, self._refused)
             first = 0
             for encoded in self._encoded:
                 self._traced.append(self._produce(flight, encoded, first))
                 first += len(encoded.values)
             self._produced_ns = publisher.clock.now_ns()
+            flight.arrived()
 
     def _produce(self, flight: Flight, encoded: _Encoded, first: int) -> tuple[Traced, ...]:
         """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside."""
@@ -134,9 +136,11 @@ class Predictions:
             {str(Stage.KAFKA_DWELL): dwell_us, **{str(n): (b - a) // 1000 for n, a, b in pairs}}
         ).decode()
 
-    def _record(self, position: int) -> Record:
+    def _record(self, position: int) -> Record | None:
         """A prediction made anew, for a delivery that failed."""
         encoded, position = self._locate(position)
+        if not self._publisher.ledger.is_current(encoded.run.admitted.chunk):
+            return None
         index = encoded.indices[position]
         headers: HeaderList = [
             (Header.REQUEST_ID, encoded.request_ids[position]),

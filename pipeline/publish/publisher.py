@@ -38,7 +38,7 @@ Work = Callable[[], None]
 # While acknowledgements are due the thread alternates between them and its queue; so long may a finished batch
 # wait for it. An acknowledgement ends the wait at once.
 ACK_POLL_S = 0.0005
-RETRY_DELAY_S = 0.2  # before a record that librdkafka gave up on is produced again: brokers need a moment
+RETRY_DELAY_NS = 200_000_000  # before a record that librdkafka gave up on is produced again: brokers need a moment
 
 
 class Publisher:
@@ -64,7 +64,7 @@ class Publisher:
         self._producer = producer
         self.observer = observer
         self.clock = clock
-        self._ledger = ledger
+        self.ledger = ledger
         self._limits = limits
         self._fail = fail
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
@@ -138,7 +138,7 @@ class Publisher:
             if not joined.failed and joined.take(batch.slot, piece, lane.model.signature.outputs, total):
                 outputs.append((Run(joined.admitted, joined.request, joined.request + 1, 0), joined.outputs))
         # An assignment that was lost is somebody else's by now (I3).
-        outputs = [(run, columns) for run, columns in outputs if self._ledger.is_current(run.admitted.chunk)]
+        outputs = [(run, columns) for run, columns in outputs if self.ledger.is_current(run.admitted.chunk)]
         Predictions(self, lane.model, batch, outputs)
         device.give_back(lane, batch)
 
@@ -160,7 +160,7 @@ class Publisher:
             self._reject(lane.model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
 
     def _reject(self, model: Model, stage: str, chunk: Chunk, bad: Sequence[tuple[int, BadRequest]]) -> None:
-        if not self._ledger.is_current(chunk):
+        if not self.ledger.is_current(chunk):
             return
         for index, why in bad:
             message = chunk.messages[index]
@@ -176,13 +176,14 @@ class Publisher:
             if model.manifest.answer_rejected:
                 headers = notice_headers(chunk, index, model.label, Status.REJECTED)
                 records.append(Record(model.topics.predictions, notice_value(why.code, why.reason), key, headers))
-            self._send_all(records, partial(self._finish, chunk, [index], model, self.observer.dead_lettered))
+            settle = partial(self._finish, chunk, [index], model, self.observer.dead_lettered)
+            self._send_all(chunk, records, settle, self._rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
         reason = "the deadline passed before the request could run"
         for admitted, requests in late:
             chunk = admitted.chunk
-            if not self._ledger.is_current(chunk):
+            if not self.ledger.is_current(chunk):
                 continue
             indices = [admitted.indices[request] for request in requests]
             records = [
@@ -194,19 +195,35 @@ class Publisher:
                 )
                 for index in indices
             ]
-            self._send_all(records, partial(self._finish, chunk, indices, model, self.observer.expired))
+            settle = partial(self._finish, chunk, indices, model, self.observer.expired)
+            self._send_all(chunk, records, settle, self._terminal_refused)
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
         count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)
 
     # --- producing and acknowledgements ------------------------------------------------------------------------
 
-    def _send_all(self, records: Sequence[Record], settle: Callable[[], None]) -> None:
-        flight = Flight.of(records, settle, self._cannot_reject)
+    def _send_all(
+        self,
+        chunk: Chunk,
+        records: Sequence[Record],
+        settle: Callable[[], None],
+        refused: Callable[[int, str], None],
+    ) -> None:
+        def record_again(position: int) -> Record | None:
+            return records[position] if self.ledger.is_current(chunk) else None
+
+        flight = Flight(len(records), settle, record_again, refused)
         for position, record in enumerate(records):
             self.send(flight, position, record)
 
-    def _cannot_reject(self, position: int, reason: str) -> None:
+    def _rejection_refused(self, position: int, reason: str) -> None:
+        """The dead letter comes first; its notice repeats the key, so that a huge one may not fit."""
+        if position == 0:
+            self._terminal_refused(position, reason)
+        log.warning("a rejected notice is refused by the broker, only the dead letter tells: %s", reason)
+
+    def _terminal_refused(self, position: int, reason: str) -> None:
         raise BrokerError(f"a dead letter or notice is refused by the broker, nothing can be committed: {reason}")
 
     def send(self, flight: Flight, position: int, record: Record) -> None:
@@ -240,8 +257,13 @@ class Publisher:
         if error.fatal() or attempts > self._limits.delivery_attempts_max:
             raise BrokerError(f"cannot publish to {message.topic()}: {error.str()}")
         log.warning("publishing to %s failed, attempt %d follows: %s", message.topic(), attempts, error.str())
-        self._queue.put(partial(self._send_again, flight, position))
+        self._queue.put(partial(self._send_again, flight, position, self.clock.now_ns() + RETRY_DELAY_NS))
 
-    def _send_again(self, flight: Flight, position: int) -> None:
-        time.sleep(RETRY_DELAY_S)
-        self.send(flight, position, flight.record(position))
+    def _send_again(self, flight: Flight, position: int, due_ns: int) -> None:
+        """Produce a record again once it is due: those that failed together wait together."""
+        if (wait_ns := due_ns - self.clock.now_ns()) > 0:
+            time.sleep(wait_ns / 1e9)
+        if (record := flight.record(position)) is None:
+            flight.arrived()
+        else:
+            self.send(flight, position, record)
