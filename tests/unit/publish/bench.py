@@ -25,7 +25,7 @@ from tests.unit.intake.messages import POLLED_MS, POLLED_NS, TOPIC, chunk_of
 from topics.codes import BadRequest
 from topics.limits import RequestLimits
 
-__all__ = ["WAIT_S", "Bench", "FakeProducer", "Sent", "flow"]
+__all__ = ["WAIT_S", "Bench", "Clock", "FakeProducer", "Sent", "flow"]
 
 WAIT_S = 20.0  # for what another thread does at once
 KEY = (TOPIC, 0)
@@ -103,12 +103,15 @@ class FakeProducer:
 
 
 class Clock:
-    """Stands still until told."""
+    """Stands still until told; ``late_ns`` is what was slept since."""
 
-    ns = POLLED_NS + 1_000_000
+    late_ns = 0
+
+    def __init__(self) -> None:
+        self.ns = POLLED_NS + 1_000_000
 
     def now_ns(self) -> int:
-        return self.ns
+        return self.ns + self.late_ns
 
     def unix_ms(self) -> float:
         return POLLED_MS + (self.ns - POLLED_NS) / 1e6

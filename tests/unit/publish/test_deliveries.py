@@ -1,0 +1,161 @@
+"""Deliveries that fail are made again, a few times and only while the assignment holds; a full queue is waited for."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.core.errors import BrokerError
+from pipeline.core.limits import Limits
+from tests.unit.intake.messages import message
+from tests.unit.publish.bench import KEY, WAIT_S, Clock, flow
+from tests.unit.publish.test_predictions import RAW_HEADERS, release, request
+
+# A thread that fails the worker also ends with the error, for whoever reads its traceback.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+TIMED_OUT = KafkaError._MSG_TIMED_OUT
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was slept before retries; nobody really does, the clock goes on alone."""
+    times: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        times.append(seconds)
+        monkeypatch.setattr(Clock, "late_ns", Clock.late_ns + round(seconds * 1e9))
+
+    monkeypatch.setattr("pipeline.publish.publisher.time.sleep", sleep)
+    return times
+
+
+def test_a_failed_delivery_is_made_again_with_the_same_bytes_and_headers(slept: list[float]) -> None:
+    with flow() as bench:
+        headers = [*RAW_HEADERS, ("stages", b"1"), ("traceparent", b"t"), ("request-id", b"mine")]
+        sent = bench.answer(request(0), request(1, key=b"k", headers=headers), request(2))
+        bench.producer.report(sent[0], sent[2])
+        bench.producer.report(sent[1], code=TIMED_OUT)
+        again = bench.producer.wait_for(4)[3]
+        assert (again.topic, again.value, again.key) == (sent[1].topic, sent[1].value, b"k")
+        assert again.headers == sent[1].headers
+        assert bench.ledger.committable() == {} and len(slept) == 1
+        bench.producer.report(again)
+        assert bench.drained()
+        assert bench.ledger.committable() == {KEY: 3}
+        bench.settle()
+        assert bench.counts() == (3, 0, 0, 0)
+
+
+def test_so_are_dead_letters_and_notices(slept: list[float]) -> None:
+    with flow() as bench:
+        bench.admit(message(0, b"bad", headers=RAW_HEADERS))
+        letter, notice = bench.producer.wait_for(2)
+        bench.producer.report(letter, code=TIMED_OUT)
+        bench.producer.report(notice)
+        again = bench.producer.wait_for(3)[2]
+        assert (again.topic, again.value, again.headers) == (letter.topic, letter.value, letter.headers)
+        bench.producer.report(again)
+        assert bench.drained()
+
+
+def test_after_so_many_attempts_the_worker_fails_and_nothing_is_committed(slept: list[float]) -> None:
+    with flow(limits=Limits(delivery_attempts_max=3)) as bench:
+        bench.answer(request(0))
+        for attempt in range(1, 4):
+            bench.producer.report(bench.producer.wait_for(attempt)[-1], code=TIMED_OUT)
+        assert bench.failed.wait(WAIT_S)
+        assert isinstance(bench.failure.pop(), BrokerError)
+        assert len(bench.producer.sent) == 3
+        assert (bench.ledger.committable(), bench.ledger.in_flight_requests) == ({}, 1)
+
+
+def test_a_fatal_error_fails_the_worker_at_once() -> None:
+    with flow() as bench:
+        bench.producer.report(*bench.answer(request(0)), code=KafkaError.INVALID_PRODUCER_EPOCH, fatal=True)
+        assert bench.failed.wait(WAIT_S)
+        assert isinstance(bench.failure.pop(), BrokerError)
+        assert len(bench.producer.sent) == 1
+
+
+def test_an_error_of_the_producer_itself_fails_the_worker() -> None:
+    error = KafkaException(KafkaError(KafkaError._FATAL))
+    with flow() as bench:
+        bench.producer.refuse = lambda sent: error
+        bench.publish(bench.batch(*bench.admit(request(0))))
+        assert bench.failed.wait(WAIT_S)
+        assert bench.failure.pop() is error
+
+
+def test_what_failed_together_waits_once(slept: list[float]) -> None:
+    """A broker that was away for long fails all that is in flight at once: 32,768 waits would be two hours."""
+    with flow() as bench:
+        sent = bench.answer(*[request(at) for at in range(50)])
+        bench.producer.report(*sent, code=TIMED_OUT)
+        bench.producer.wait_for(100)
+        assert len(slept) == 1
+
+
+def test_nothing_is_made_again_for_an_assignment_that_was_lost(slept: list[float]) -> None:
+    with flow() as bench:
+        sent = bench.answer(request(0), request(1))
+        release(bench)
+        bench.producer.report(sent[0])
+        bench.producer.report(sent[1], code=TIMED_OUT)
+        bench.settle()
+        bench.settle()
+        assert len(bench.producer.sent) == 2, "I3"
+        assert bench.counts() == (0, 0, 0, 0)
+
+
+def test_nor_a_dead_letter(slept: list[float]) -> None:
+    with flow() as bench:
+        bench.admit(message(0, b"bad", headers=RAW_HEADERS))
+        letter, notice = bench.producer.wait_for(2)
+        release(bench)
+        bench.producer.report(letter, notice, code=TIMED_OUT)
+        bench.settle()
+        bench.settle()
+        assert len(bench.producer.sent) == 2, "I3"
+
+
+def test_a_full_queue_is_waited_for_and_every_record_goes_out_once() -> None:
+    with flow() as bench:
+        full = iter([BufferError("queue full")] * 3)
+        bench.producer.refuse = lambda sent: next(full, None) if len(bench.producer.sent) == 2 else None
+        sent = bench.answer(*[request(at) for at in range(5)])
+        assert [each.header("source")[-1] for each in sent] == list("01234")
+        bench.producer.report(*sent)
+        assert bench.drained()
+        assert bench.publisher.unacked == 0
+
+
+def test_acknowledgements_make_room_in_a_full_queue() -> None:
+    with flow(answer_rejected=False) as bench:
+        bench.producer.refuse = lambda sent: BufferError() if len(bench.producer.sent) == 1 and not acked else None
+        acked: list[bool] = []
+        bench.publish(bench.batch(*bench.admit(request(0))))
+        bench.publish(bench.batch(*bench.admit(request(1))))
+        (first,) = bench.producer.wait_for(1)
+        acked.append(True)
+        bench.producer.report(first)
+        _, second = bench.producer.wait_for(2)
+        bench.producer.report(second)
+        assert bench.drained()
+
+
+def test_what_was_handed_over_before_a_stop_is_produced() -> None:
+    with flow() as bench:
+        batches = [bench.batch(*bench.admit(request(at))) for at in range(3)]
+        for batch in batches:
+            bench.publish(batch)
+    assert len(bench.producer.sent) == 3
+    assert bench.publisher.unacked == 3 and bench.ledger.committable() == {}
+
+
+def test_reports_that_come_in_during_the_stop_still_count() -> None:
+    with flow() as bench:
+        sent = bench.answer(request(0))
+        bench.settle()
+        bench.producer.report(*sent)
+    assert bench.ledger.committable() == {KEY: 1}
