@@ -31,10 +31,10 @@ LINEAR = Path(pipeline.load.__file__).parent / "models" / "linear" / "1"
 @pytest.fixture
 def digits(tmp_path: Path, topic: Callable[..., str]) -> tuple[Path, str]:
     """The digit model under a name, and so with topics, of the test's own."""
-    return _renamed(BUNDLED / "digits" / "1", tmp_path, topic("digits"))
+    return renamed(BUNDLED / "digits" / "1", tmp_path, topic("digits"))
 
 
-def _renamed(source: Path, into: Path, name: str) -> tuple[Path, str]:
+def renamed(source: Path, into: Path, name: str) -> tuple[Path, str]:
     folder = into / "models" / name / "1"
     shutil.copytree(source, folder)
     manifest = folder / "manifest.toml"
@@ -194,10 +194,10 @@ def test_a_request_past_its_deadline_is_answered_expired(
 def test_a_signal_drains_commits_and_exits_0(
     broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str], number: signal.Signals
 ) -> None:
-    models, name = _renamed(LINEAR, tmp_path, topic("linear"))
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
     topics, group, count = topics_of(name), topic("group"), 50_000
     with Worker(broker.bootstrap, models, group, log=tmp_path / "log") as worker:
-        send(broker.bootstrap, topics.requests, _linear_requests(count))
+        send(broker.bootstrap, topics.requests, linear_requests(count))
         assert worker.stop(number) == 0
         first = committed(broker.bootstrap, group, topics.requests)
         answered = read_all(broker.bootstrap, topics, first).answered
@@ -210,7 +210,7 @@ def test_a_signal_drains_commits_and_exits_0(
     assert set(outcomes.answered.values()) == {1}, "a clean restart repeats nothing"
 
 
-def _linear_requests(count: int) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
+def linear_requests(count: int) -> list[tuple[bytes, bytes, list[tuple[str, bytes]]]]:
     rows = np.random.default_rng(1).random((1000, 50), np.float32)
     header = [("content-type", RAW.encode())]
     return [(str(i % 500).encode(), rows[i % 1000].tobytes(), header) for i in range(count)]
@@ -220,14 +220,14 @@ def test_kill_9_five_times_during_100_000_requests_loses_none(
     broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
 ) -> None:
     """F1, I1, I2: every request answered at least once, order per key among first answers."""
-    models, name = _renamed(LINEAR, tmp_path, topic("linear"))
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
     topics, group, count = topics_of(name), topic("group"), 100_000
     options = ("--instance-id", "only")  # static membership: the next one need not wait for the last to time out
     with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log"):
         pass  # the topics are there now; killed while idle
     kills = 0
     for part in range(5):
-        send(broker.bootstrap, topics.requests, _linear_requests(count // 5))
+        send(broker.bootstrap, topics.requests, linear_requests(count // 5))
         with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
             before = _end(broker.bootstrap, topics)
             while _end(broker.bootstrap, topics) < before + 3_000:

@@ -1,0 +1,101 @@
+"""``faust -A … worker``: our chunks and ordinary Faust agents in one app, and Faust's rebalances."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from pipeline.local import EmbeddedKafka
+from tests.contract.test_flow import LINEAR, linear_requests, renamed
+from tests.contract.worker import committed, read_all, send
+from topics.admin import apply_topics
+from topics.names import topics_of
+
+PARTITIONS = 4
+
+
+@contextmanager
+def faust_worker(broker: str, group: str, models: Path, *, flow: bool, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """``faust -A tests.contract.beside_app worker``, killed at the end where it still runs."""
+    environment = {
+        **os.environ,
+        "BESIDE_BROKER": broker,
+        "BESIDE_GROUP": group,
+        "BESIDE_MODELS": str(models),
+        "BESIDE_FLOW": "1" if flow else "0",
+    }
+    command = [sys.executable, "-m", "faust", "-A", "tests.contract.beside_app", "worker", "-l", "info"]
+    with log.open("a") as out:
+        process = subprocess.Popen(
+            [*command, "--without-web"], env=environment, stdout=out, stderr=out, cwd=os.getcwd()
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def shouted(broker: str, topic: str, count: int, timeout_s: float = 60) -> list[bytes]:
+    """What ``topic`` holds once it holds ``count`` values."""
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": "reader", "enable.auto.commit": False})
+    try:
+        consumer.assign([TopicPartition(topic, partition, 0) for partition in range(PARTITIONS)])
+        values: list[bytes] = []
+        end = time.monotonic() + timeout_s
+        while len(set(values)) < count and time.monotonic() < end:
+            values += [message.value() or b"" for message in consumer.consume(1000, 0.5)]
+        return values
+    finally:
+        consumer.close()
+
+
+def wait_for(log: Path, text: str, process: subprocess.Popen[bytes], timeout_s: float = 60) -> None:
+    end = time.monotonic() + timeout_s
+    while text not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+
+
+def test_ordinary_agents_work_beside_the_flow_and_their_rebalances_never_touch_its_chunks(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    topics, group, count = topics_of(name), topic("beside"), 60_000
+    apply_topics(broker.bootstrap, [topics], partitions=PARTITIONS)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for future in admin.create_topics([NewTopic(f"{group}.{t}", PARTITIONS, 1) for t in ("plain", "upper")]).values():
+        future.result()
+    log, other_log = tmp_path / "log", tmp_path / "other"
+    with faust_worker(broker.bootstrap, group, models, flow=True, log=log) as worker:
+        wait_for(log, f"assigned {topics.requests}", worker)
+        send(broker.bootstrap, topics.requests, linear_requests(count // 3))
+        send(broker.bootstrap, f"{group}.plain", [(None, f"a{i}".encode(), []) for i in range(50)])
+        assert set(shouted(broker.bootstrap, f"{group}.upper", 50)) == {f"A{i}".encode() for i in range(50)}
+        with faust_worker(broker.bootstrap, group, models, flow=False, log=other_log) as other:
+            # Faust's group rebalances, eagerly, when the other joins and again when it goes; meanwhile chunks flow.
+            send(broker.bootstrap, topics.requests, linear_requests(count // 3))
+            wait_for(other_log, "Ready", other)
+            other.send_signal(signal.SIGTERM)
+            other.wait(60)
+        send(broker.bootstrap, topics.requests, linear_requests(count // 3))
+        send(broker.bootstrap, f"{group}.plain", [(None, f"b{i}".encode(), []) for i in range(50)])
+        outcomes = read_all(broker.bootstrap, topics, count)
+        assert len(set(shouted(broker.bootstrap, f"{group}.upper", 100))) == 100
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+    assert log.read_text().count(f"revoked {topics.requests}") == 1, "only its own stop took partitions away"
+    assert len(outcomes.answered) == count
+    assert set(outcomes.answered.values()) == {1}, "no chunk was lost or read again"
+    assert committed(broker.bootstrap, group, topics.requests) == count
