@@ -133,7 +133,7 @@ def _worker(bootstrap: str, folder: Path, report: Path) -> Iterator[Guarded]:
     command = [sys.executable, "-P", "-m", "pipeline.cli", "serve", "--broker", bootstrap, "--report", str(report)]
     path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
     env = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
-    worker = Guarded(command, output=said, errors=log, env={**env, "PYTHONPATH": path})
+    worker = Guarded(command, output=said, errors=log, scratch=folder, env={**env, "PYTHONPATH": path})
     try:
         _await_ready(worker, said, log)
         yield worker

@@ -1,0 +1,63 @@
+"""`sluice serve` as a process: when it is ready, what it leaves behind, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.local import EmbeddedKafka
+from pipeline.models import BUNDLED, load_repository
+from tests.contract.worker import Worker
+from topics import Client
+from topics.admin import list_topics
+
+DIGITS = load_repository(BUNDLED)[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_answers_when_ready_and_drains_when_told(
+    broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path, number: signal.Signals
+) -> None:
+    ready, report = tmp_path / "ready", tmp_path / "report.json"
+    ready.touch()  # of a worker that was killed
+    options = ["--ready-file", str(ready), "--report", str(report)]
+    with Worker(
+        broker.bootstrap, BUNDLED, topic("group"), *options, "--from", "latest", log=tmp_path / "log"
+    ) as worker:
+        assert ready.exists()
+        with Client(broker.bootstrap, DIGITS.name, DIGITS.signature) as client:
+            said = client.predict(np.zeros((3, 1, 8, 8), np.float32))
+        assert said["label"].shape == (3,)
+        assert worker.stop(number) == 0
+        assert not ready.exists()
+    counts = json.loads(report.read_text())["total"]["requests"]
+    assert (counts["answered"], counts["in_flight"]) == (1, 0)
+
+
+def test_missing_topics_are_applied_unless_it_is_told_not_to(tmp_path: Path) -> None:
+    with EmbeddedKafka() as kafka:
+        missing = [state.topic for state in list_topics(kafka.bootstrap, [DIGITS.topics]) if state.missing]
+        assert len(missing) == 3
+        with Worker(kafka.bootstrap, BUNDLED, "g", "--partitions", "3", log=tmp_path / "log"):
+            states = list_topics(kafka.bootstrap, [DIGITS.topics])
+        assert [state.partitions for state in states] == [3, 3, 3]
+        with Worker(kafka.bootstrap, BUNDLED, "h", "--no-apply", log=tmp_path / "log"):
+            assert list_topics(kafka.bootstrap, [DIGITS.topics]) == states
+
+
+def test_an_unknown_setting_is_one_line_before_anything_starts(broker: EmbeddedKafka) -> None:
+    for kafka in ("no.such.setting=1", "enable.idempotence=false"):
+        command = [sys.executable, "-m", "pipeline.cli", "serve", "--broker", broker.bootstrap, "--kafka", kafka]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert ended.returncode in (1, 2), kafka
+        assert ended.stdout == ""
+        assert ended.stderr.startswith("sluice: error: ")
+        assert kafka.partition("=")[0] in ended.stderr
+        assert "Traceback" not in ended.stderr
