@@ -100,8 +100,8 @@ class HeaderReader:
 def _whole(text: str | None, name: str, code: Code) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= 19):
-        raise BadRequest(code, f"header {name} is not a whole number of at most 19 digits")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18):  # which all fit 64 bits
+        raise BadRequest(code, f"header {name} is not a whole number of at most 18 digits")
     return int(text)
 
 
