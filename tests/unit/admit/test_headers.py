@@ -1,0 +1,146 @@
+"""Every rule of a request's headers."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.admit import HeaderReader, RequestHeaders
+from topics.codecs import CONTENT_TYPES, Codec, codec_for
+from topics.codes import BadRequest, Code
+from topics.limits import RequestLimits
+from topics.records import JSON
+
+LIMITS = RequestLimits(header_chars_max=100)
+SAMPLED = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def read(*headers: tuple[str, bytes | None]) -> RequestHeaders:
+    return HeaderReader(LIMITS).read(list(headers))
+
+
+@pytest.mark.parametrize("headers", [None, [], [("unknown", b"\xff"), ("unknown", None), ("x" * 999, b"y" * 999)]])
+def test_headers_nobody_knows_say_nothing(headers: list[tuple[str, bytes | None]] | None) -> None:
+    assert HeaderReader(LIMITS).read(headers) == RequestHeaders(codec_for(JSON), priority=5)
+
+
+def test_known_headers_are_read_in_any_order() -> None:
+    said = read(
+        ("tracestate", b"a=1"),
+        ("priority", b"9"),
+        ("own", b"mine"),
+        ("stages", b"1"),
+        ("request-id", "nämlich".encode()),
+        ("deadline-ms", b"1790000000000"),
+        ("traceparent", SAMPLED),
+        ("content-type", b"application/octet-stream"),
+    )
+    assert said == RequestHeaders(
+        codec_for("application/octet-stream"),
+        request_id="nämlich",
+        deadline_ms=1_790_000_000_000,
+        priority=9,
+        stages=True,
+        traceparent=SAMPLED.decode(),
+        tracestate="a=1",
+        sampled=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("request-id", b"a"),
+        ("content-type", b"application/json"),
+        ("deadline-ms", b"1"),
+        ("priority", b"1"),
+        ("traceparent", SAMPLED),
+        ("tracestate", b"a"),
+        ("stages", b"1"),
+    ],
+)
+def test_a_known_header_is_there_once_not_null_not_long_and_utf8(name: str, good: bytes) -> None:
+    read((name, good))
+    for bad, told in (
+        ([(name, good), (name, good)], "twice"),
+        ([(name, None)], "null"),
+        ([(name, b"a" * 101)], "over 100 bytes"),
+        ([(name, b"\xc3\x28")], "not UTF-8"),
+        ([("own", b"1"), (name, b"\xff")], "not UTF-8"),
+    ):
+        with pytest.raises(BadRequest, match=told) as caught:
+            read(*bad)
+        assert caught.value.code is Code.BAD_HEADER and name in caught.value.reason
+
+
+def test_a_header_may_be_as_long_as_the_limit() -> None:
+    assert read(("request-id", b"a" * 100)).request_id == "a" * 100
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [
+        ("request-id", b"", Code.BAD_HEADER),
+        ("content-type", b"", Code.UNKNOWN_CONTENT_TYPE),
+        ("content-type", b"text/plain", Code.UNKNOWN_CONTENT_TYPE),
+        ("content-type", b"application/x-python-pickle", Code.UNKNOWN_CONTENT_TYPE),
+        ("priority", b"10", Code.BAD_HEADER),
+        ("priority", b"-1", Code.BAD_HEADER),
+        ("priority", b"", Code.BAD_HEADER),
+        ("priority", b"high", Code.BAD_HEADER),
+        ("priority", "٣".encode(), Code.BAD_HEADER),
+        ("deadline-ms", b"", Code.BAD_DEADLINE),
+        ("deadline-ms", b"-5", Code.BAD_DEADLINE),
+        ("deadline-ms", b"+5", Code.BAD_DEADLINE),
+        ("deadline-ms", b" 5", Code.BAD_DEADLINE),
+        ("deadline-ms", b"5.0", Code.BAD_DEADLINE),
+        ("deadline-ms", b"1e12", Code.BAD_DEADLINE),
+        ("deadline-ms", b"1_000", Code.BAD_DEADLINE),
+        ("deadline-ms", "\uff11\uff12".encode(), Code.BAD_DEADLINE),
+        ("deadline-ms", "²".encode(), Code.BAD_DEADLINE),
+        ("deadline-ms", b"9" * 19, Code.BAD_DEADLINE),
+        ("stages", b"", Code.BAD_HEADER),
+        ("stages", b"yes", Code.BAD_HEADER),
+    ],
+)
+def test_a_value_that_says_nothing_sensible_is_refused(name: str, value: bytes, code: Code) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read((name, value))
+    assert caught.value.code is code
+
+
+@pytest.mark.parametrize("value", range(10))
+def test_every_priority_of_the_contract_is_read(value: int) -> None:
+    assert read(("priority", str(value).encode())).priority == value
+
+
+@pytest.mark.parametrize(("value", "stages"), [(b"0", False), (b"1", True)])
+def test_stages_are_asked_for_or_not(value: bytes, stages: bool) -> None:
+    assert read(("stages", value)).stages is stages
+
+
+@pytest.mark.parametrize("traceparent", [SAMPLED[:-1] + b"0", b"", b"nonsense", SAMPLED.upper(), SAMPLED + b"1"])
+def test_a_trace_that_is_not_sampled_or_not_well_formed_harms_nothing(traceparent: bytes) -> None:
+    said = read(("traceparent", traceparent))
+    assert (said.sampled, said.traceparent) == (False, traceparent.decode())
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_a_content_type_is_read_whatever_its_case_and_parameters(content_type: str) -> None:
+    for spelled in (content_type, content_type.upper(), f"{content_type}; charset=utf-8"):
+        assert read(("content-type", spelled.encode())).codec is codec_for(content_type)
+
+
+def test_spellings_are_remembered_but_not_without_end() -> None:
+    asked: list[str] = []
+
+    def codec(content_type: str) -> Codec:
+        asked.append(content_type)
+        return codec_for(JSON)
+
+    reader = HeaderReader(LIMITS, codec=codec)
+    for _ in range(3):
+        reader.read([("content-type", b"a")])
+    assert asked == [JSON, "a"]
+    for number in range(200):
+        reader.read([("content-type", str(number).encode())])
+    assert len(reader._codecs) <= 64, "I4"
