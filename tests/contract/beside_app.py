@@ -22,6 +22,7 @@ else:
     app = faust.App(
         f"{group}-agents",
         broker=f"kafka://{broker}",
+        datadir=os.environ["BESIDE_DATA"],
         web_enabled=False,
         topic_disable_leader=True,
         table_standby_replicas=0,  # part of the protocol that members of a Faust group must share

@@ -32,12 +32,11 @@ def faust_worker(broker: str, group: str, models: Path, *, flow: bool, log: Path
         "BESIDE_GROUP": group,
         "BESIDE_MODELS": str(models),
         "BESIDE_FLOW": "1" if flow else "0",
+        "BESIDE_DATA": str(log.parent / "data"),
     }
     command = [sys.executable, "-m", "faust", "-A", "tests.contract.beside_app", "worker", "-l", "info"]
     with log.open("a") as out:
-        process = subprocess.Popen(
-            [*command, "--without-web"], env=environment, stdout=out, stderr=out, cwd=os.getcwd()
-        )
+        process = subprocess.Popen([*command, "--without-web"], env=environment, stdout=out, stderr=out, cwd=Path.cwd())
     try:
         yield process
     finally:
