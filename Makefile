@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+export ORT_DISABLE_TELEMETRY = 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHER_PYTHONS := 3.11 3.12 3.13

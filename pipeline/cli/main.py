@@ -20,6 +20,10 @@ __all__ = ["app", "main"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
+# Since 1.29 ONNX Runtime's own wheels report the models they load to their maker, unless told not to before the import;
+# every process that a command starts inherits this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 app = typer.Typer(
     name="sluice",
     no_args_is_help=True,

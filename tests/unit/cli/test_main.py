@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -121,6 +122,13 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     env = {**os.environ, "PYTHONUNBUFFERED": ""}  # what is written only at the end must not complain then
     ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60, env=env)
     assert ended.stderr == ""
+
+
+def test_onnx_runtime_reports_nothing_to_its_maker(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    code = "import pipeline.cli.main, onnxruntime"
+    subprocess.run([sys.executable, "-c", code], env={**env, "TMPDIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []  # its reporter keeps a session file there
 
 
 def test_the_version_is_told() -> None:
