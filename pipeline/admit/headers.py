@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.intake import RawHeaders
+from pipeline.intake import UNREADABLE, RawHeaders
 from pipeline.observe import is_sampled
 from topics.codecs import Codec, codec_for
 from topics.codes import BadRequest, Code
@@ -54,6 +54,8 @@ class HeaderReader:
 
     def read(self, headers: RawHeaders) -> RequestHeaders:
         """Raises `BadRequest`."""
+        if headers is UNREADABLE:
+            raise BadRequest(Code.BAD_HEADER, "the name of a header is not UTF-8")
         if not headers:
             return self._plain
         found: dict[str, str] = {}
