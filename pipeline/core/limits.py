@@ -20,7 +20,7 @@ class Limits:
     in_flight_bytes_max: int = 256 * 1024 * 1024
     # Rows waiting for the device, in batches: what runs, what is filled, and two more to choose from.
     waiting_batches_max: int = 4
-    # Chunks between the poll thread and the agent: what waits longer had better stay in Kafka and grow.
+    # Chunks no agent has taken yet, beyond which the next poll waits: its chunk had better grow meanwhile.
     channel_chunks_max: int = 4
     # Over its limits the poll thread first just waits (librdkafka drops and refetches what it holds of a
     # paused partition); past this it pauses and polls on, so that max.poll.interval.ms is never near.

@@ -105,8 +105,8 @@ class Device:
                     log.exception("the backend of %s raised", lane.model.label)
                     batch.error = BackendError(f"{type(error).__name__}: {error}")
                 batch.computed_ns = self._clock.now_ns()  # where run() is asynchronous, wait() says when
-                self._wake(self._ran)
                 lane.done(lane, batch)
+                self._wake(self._ran)
         except BaseException as error:
             self._fail(error)
             raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,6 +24,19 @@ __all__ = ["Boot", "ChunkChannel", "chunks", "intake_of"]
 _intakes: WeakKeyDictionary[faust.App, Intake] = WeakKeyDictionary()
 
 
+class ChunkQueue(ThrowableQueue[Chunk]):
+    """Says which chunks are taken; the intake holds the poll back while too many are not."""
+
+    def __init__(self, taken: Callable[[], None]) -> None:
+        super().__init__(flow_control=FlowControlEvent(initially_suspended=False))
+        self._taken = taken
+
+    def _get(self) -> Chunk:
+        chunk: Chunk = super()._get()
+        self._taken()
+        return chunk
+
+
 class ChunkChannel(Channel[Chunk]):
     """A channel whose one queue is the intake's alone.
 
@@ -32,16 +45,8 @@ class ChunkChannel(Channel[Chunk]):
     goes on with the next chunk, and several agents on one channel share the chunks out.
     """
 
-    def __init__(self, app: faust.App, *, maxsize: int = 0, queue: Any = None, **kwargs: Any) -> None:
-        queue = queue or ThrowableQueue(maxsize=maxsize, flow_control=FlowControlEvent(initially_suspended=False))
-        super().__init__(app, maxsize=maxsize, queue=queue, **kwargs)
-
     def _clone_args(self) -> Mapping[str, Any]:
         return {**super()._clone_args(), "queue": self.queue}
-
-    async def put(self, value: Any) -> None:
-        """Put a chunk; waits while the channel is full."""
-        await self.queue.put(value)
 
 
 class Boot(BootStrategy):
@@ -75,8 +80,9 @@ def chunks(
         _install(app, known)
     elif intake is not None and intake is not known:
         raise ConfigError("an app has one intake; give it with the first chunks() call")
-    channel = ChunkChannel(app, maxsize=known.limits.channel_chunks_max)
-    known.route(topic, channel.put)
+    queue = ChunkQueue(known.taken)
+    channel = ChunkChannel(app, queue=queue)
+    known.route(topic, queue.put_nowait)
     return channel
 
 

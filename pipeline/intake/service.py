@@ -6,9 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -31,7 +29,7 @@ POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message 
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
 
-Deliver = Callable[[Chunk], Awaitable[None]]
+Put = Callable[[Chunk], None]
 
 
 class IntakeListener(Protocol):
@@ -86,11 +84,11 @@ class Intake(Service):
         self._listener: IntakeListener = listener or _Silent()
         self._clock = clock
         self._factory = consumer_factory
-        self._deliver: dict[str, Deliver] = {}
+        self._put: dict[str, Put] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._giving = asyncio.Lock()
-        self._handed: Future[None] | None = None  # the last hand-over; those before it are done when it is
+        self._taking = threading.Condition()
+        self._untaken = 0  # chunks handed over that no agent has taken yet
         self._commit_due_s = 0.0
         self._committing: Offsets | None = None
         self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
@@ -98,11 +96,17 @@ class Intake(Service):
         self._generation = 0
         self._told_s: dict[str, float] = {}
 
-    def route(self, topic: str, deliver: Deliver) -> None:
-        """Chunks of ``topic`` go to ``deliver``, which may wait: that is the back-pressure. Before the start only."""
+    def route(self, topic: str, put: Put) -> None:
+        """Chunks of ``topic`` go to ``put``, on the event loop; who takes one calls `taken`. Before the start only."""
         assert self._thread is None, "topics are routed before the intake starts"
-        assert topic not in self._deliver, f"{topic} has its channel already"
-        self._deliver[topic] = deliver
+        assert topic not in self._put, f"{topic} has its channel already"
+        self._put[topic] = put
+
+    def taken(self) -> None:
+        """A chunk was taken from where it was put: there is room for one more. Any thread."""
+        with self._taking:
+            self._untaken -= 1
+            self._taking.notify()
 
     async def on_start(self) -> None:
         self._running = asyncio.get_running_loop()
@@ -135,7 +139,7 @@ class Intake(Service):
         consumer = self._factory({**self._settings, "on_commit": self._on_commit})
         try:
             consumer.subscribe(
-                list(self._deliver), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+                list(self._put), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
             while not self._stopping.is_set():
                 self._commit(consumer)
@@ -209,20 +213,19 @@ class Intake(Service):
             self._listener.received(topic, len(run))
             chunks.append(chunk)
         self._request_bytes = 0.5 * self._request_bytes + 0.5 * sum(map(len, messages)) / len(messages)
-        self._handed = asyncio.run_coroutine_threadsafe(self._give(chunks), self._running)
+        with self._taking:
+            self._untaken += len(chunks)
+        self._running.call_soon_threadsafe(self._arrive, chunks)
 
-    async def _give(self, chunks: Sequence[Chunk]) -> None:
-        async with self._giving:  # first in, first out: a partition's chunks stay in order
-            for chunk in chunks:
-                await self._deliver[chunk.topic](chunk)
+    def _arrive(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            self._put[chunk.topic](chunk)
 
     def _has_room(self) -> bool:
         """Whether the flow can take another poll; waits a little, since pausing is dearer than waiting."""
         wait_s = 0.0 if self._paused_at_epoch is not None else self.limits.pause_after_ms / 1000
-        if self._handed is not None:
-            try:
-                self._handed.result(wait_s)
-            except FutureTimeoutError:
+        with self._taking:
+            if not self._taking.wait_for(lambda: self._untaken < self.limits.channel_chunks_max, wait_s):
                 return False
         return self.ledger.wait_below(self.limits.in_flight_requests_max, self.limits.in_flight_bytes_max, wait_s)
 

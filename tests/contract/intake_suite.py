@@ -41,13 +41,18 @@ class Member:
         self.hold = hold
         self.gate = asyncio.Event()
         self.gate.set()
-        self.intake.route(topic, self.deliver)
+        self.queue: asyncio.Queue[Chunk] = asyncio.Queue()
+        self.intake.route(topic, self.queue.put_nowait)
 
-    async def deliver(self, chunk: Chunk) -> None:
-        await self.gate.wait()
-        self.chunks.append(chunk)
-        if not self.hold:
-            chunk.finish()
+    async def take(self) -> None:
+        """What an agent does."""
+        while True:
+            await self.gate.wait()
+            chunk = await self.queue.get()
+            self.intake.taken()
+            self.chunks.append(chunk)
+            if not self.hold:
+                chunk.finish()
 
     @property
     def requests(self) -> list[tuple[int, int]]:
@@ -67,11 +72,13 @@ async def member(
     transport: Transport, group: str, topic: str, *, limits: Limits | None = None, hold: bool = False
 ) -> AsyncIterator[Member]:
     one = Member(transport, group, topic, limits=limits or Limits(), hold=hold)
+    taking = asyncio.ensure_future(one.take())
     await one.intake.start()
     try:
         yield one
     finally:
         await one.intake.stop()
+        taking.cancel()
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
