@@ -60,13 +60,15 @@ def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason
 
 def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> HeaderList:
     """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON."""
+    headers = chunk.headers_of(index)
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
     return [
-        (Header.REQUEST_ID, request_id_of(chunk.headers_of(index), source)),
+        (Header.REQUEST_ID, request_id_of(headers, source)),
         (Header.CONTENT_TYPE, JSON),
         (Header.STATUS, status),
         (Header.MODEL, model),
         (Header.SOURCE, source),
+        *((name, raw) for name, raw in headers or () if name in (Header.TRACEPARENT, Header.TRACESTATE)),
     ]
 
 

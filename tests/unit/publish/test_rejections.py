@@ -54,7 +54,8 @@ def test_a_dead_letter_is_the_request_and_why() -> None:
         assert (notice.topic, notice.key) == ("m.predictions", b"\xffk")
         assert notice.value is not None
         assert orjson.loads(notice.value) == {"code": "wrong-shape", "reason": letter.header("x-error-reason")}
-        assert {name: raw for name, raw in notice.headers if not name.startswith("trace")} == {
+        assert dict(notice.headers) == {
+            "traceparent": b"t",
             "request-id": b"mine",
             "content-type": b"application/json",
             "status": b"rejected",
@@ -138,7 +139,7 @@ def test_good_neighbours_are_answered() -> None:
 
 
 def test_an_expired_request_is_told_so() -> None:
-    headers = [*RAW_HEADERS, ("deadline-ms", str(POLLED_MS).encode()), ("request-id", b"late")]
+    headers = [*RAW_HEADERS, ("deadline-ms", str(POLLED_MS).encode()), ("request-id", b"late"), ("tracestate", b"a=1")]
     with flow() as bench:
         (admitted,) = bench.admit(request(0), request(1, headers=headers, key=b"k"), request(2, headers=headers))
         bench.publisher.expire(bench.model, [(admitted, [1, 2])])
@@ -150,6 +151,7 @@ def test_an_expired_request_is_told_so() -> None:
             ("request-id", b"late"),
             ("source", f"{TOPIC}/0/1".encode()),
             ("status", b"expired"),
+            ("tracestate", b"a=1"),
         ]
         assert orjson.loads(first.value or b"")["code"] == "deadline-passed"
         bench.producer.report(second, first)
