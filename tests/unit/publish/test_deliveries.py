@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
 from tests.unit.intake.messages import message
-from tests.unit.publish.bench import KEY, WAIT_S, Clock, flow
+from tests.unit.publish.bench import KEY, WAIT_S, Clock, Sent, flow
 from tests.unit.publish.test_predictions import RAW_HEADERS, release, request
 
 # A thread that fails the worker also ends with the error, for whoever reads its traceback.
@@ -45,6 +45,21 @@ def test_a_failed_delivery_is_made_again_with_the_same_bytes_and_headers(slept: 
         assert bench.ledger.committable() == {KEY: 3}
         bench.settle()
         assert bench.counts() == (3, 0, 0, 0)
+
+
+def test_the_one_that_failed_is_made_again_whichever_of_a_batch_it_is(slept: list[float]) -> None:
+    with flow() as bench:
+        full = iter([BufferError("queue full")])
+        bench.producer.refuse = lambda sent: next(full, None) if sent.key == b"3" else None
+        chunks = [bench.admit(*[request(3 * at + n, key=b"%d" % (3 * at + n)) for n in range(3)])[0] for at in range(2)]
+        bench.publish(bench.batch(*chunks))
+        sent = bench.producer.wait_for(6)
+        for number, failed in enumerate(sent):
+            bench.producer.report(failed, code=TIMED_OUT)
+            again = bench.producer.wait_for(7 + number)[-1]
+            assert (again.key, again.value, again.headers) == (failed.key, failed.value, failed.headers)
+        bench.producer.report(*bench.producer.sent[6:])
+        assert bench.drained()
 
 
 def test_so_are_dead_letters_and_notices(slept: list[float]) -> None:
@@ -131,13 +146,16 @@ def test_a_full_queue_is_waited_for_and_every_record_goes_out_once() -> None:
 
 
 def test_acknowledgements_make_room_in_a_full_queue() -> None:
-    with flow(answer_rejected=False) as bench:
-        bench.producer.refuse = lambda sent: BufferError() if len(bench.producer.sent) == 1 and not acked else None
-        acked: list[bool] = []
-        bench.publish(bench.batch(*bench.admit(request(0))))
-        bench.publish(bench.batch(*bench.admit(request(1))))
+    with flow() as bench:
+
+        def refuse(sent: Sent) -> Exception | None:
+            return BufferError("full") if bench.producer.sent and bench.ledger.in_flight_requests == 2 else None
+
+        bench.producer.refuse = refuse
+
+        for at in range(2):
+            bench.publish(bench.batch(*bench.admit(request(at))))
         (first,) = bench.producer.wait_for(1)
-        acked.append(True)
         bench.producer.report(first)
         _, second = bench.producer.wait_for(2)
         bench.producer.report(second)
