@@ -211,7 +211,7 @@ def test_an_outcome_that_stays_unknown_ends_the_worker(case: Case) -> None:
 
 @given(st.data())
 def test_what_is_emitted_is_always_everything_up_to_one_offset(data: st.DataObject) -> None:
-    """Outcomes of any shape in any order: the emitted ones cover a prefix of the offsets, and nothing is held for ever."""
+    """Outcomes of any shape in any order: what is emitted is a prefix of the offsets, nothing stays held."""
     count = data.draw(st.integers(1, 30))
     owner = [data.draw(st.integers(0, 6)) for _ in range(count)]
     ledger = Ledger()
