@@ -18,13 +18,13 @@ from pipeline.admit import Admission
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import ConfigError
-from pipeline.core.settings import Settings
+from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.backends import backend_for
 from pipeline.intake import Chunk, ConsumerFactory, Intake, chunks, consumer_settings, intake_of, kafka_consumer
 from pipeline.models import Model
 from pipeline.observe import Observer
-from pipeline.publish import ProducerLike, Publisher, kafka_producer, producer_settings
+from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
 from pipeline.window import Window, WorkConserving
 
 __all__ = ["Flow", "create_app", "flow_of"]
@@ -46,6 +46,7 @@ class Flow(Service):
         observer: Observer,
         clock: Clock,
         producer_factory: Callable[[dict[str, Any]], ProducerLike],
+        group_metadata: Callable[[], Any],
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -57,12 +58,27 @@ class Flow(Service):
         self._clock = clock
         self._backends: list[tuple[Model, Backend]] = []
         self.device = Device(fail=self.fail, clock=clock)
+        transactional_id = settings.transactional_id()
+        producer = producer_factory(
+            producer_settings(settings.broker, extra=settings.kafka, transactional_id=transactional_id)
+        )
+        self._transactions = None
+        if transactional_id is not None:
+            self._transactions = Transactions(
+                producer,
+                ledger,
+                group_metadata=group_metadata,
+                committed=observer.committed,
+                limits=settings.limits,
+                clock=clock,
+            )
         self.publisher = Publisher(
-            producer_factory(producer_settings(settings.broker, extra=settings.kafka)),
+            producer,
             ledger=ledger,
             observer=observer,
             limits=settings.limits,
             fail=self.fail,
+            transactions=self._transactions,
             clock=clock,
         )
 
@@ -76,6 +92,8 @@ class Flow(Service):
     async def on_start(self) -> None:
         loop = self._running = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.load)
+        if self._transactions is not None:
+            await loop.run_in_executor(None, self._transactions.start)
         limits = self._settings.limits
         for model, backend in self._backends:
             lane = self.device.add(model, backend, limits.slots, self._publish)
@@ -171,7 +189,6 @@ def add_flow(
     """The way of a request: chunk, admit, window; from there the device and completion threads go on."""
     ledger = Ledger()  # which offsets are finished
     observer = observer or Observer(otlp_endpoint=settings.otlp_endpoint, clock=clock)
-    flow = Flow(models, settings, ledger=ledger, observer=observer, clock=clock, producer_factory=producer_factory)
     intake = Intake(
         consumer_settings(
             settings.broker,
@@ -185,6 +202,16 @@ def add_flow(
         listener=_Told(models, observer),
         clock=clock,
         consumer_factory=consumer_factory,
+        commits=settings.guarantee is Guarantee.AT_LEAST_ONCE,
+    )
+    flow = Flow(
+        models,
+        settings,
+        ledger=ledger,
+        observer=observer,
+        clock=clock,
+        producer_factory=producer_factory,
+        group_metadata=intake.group_metadata,
     )
     intake.add_dependency(flow)  # started before the first poll, stopped after the last commit
     setattr(app, _FLOW, flow)

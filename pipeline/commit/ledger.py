@@ -34,28 +34,35 @@ class _Open:
     offsets: list[int]
     size_bytes: int
     done: bytearray = field(init=False)
+    arrived: bytearray = field(init=False)  # has an outcome, which may not be published yet
     left: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.left = len(self.offsets)
-        self.done = bytearray(self.left)
+        self.done, self.arrived = bytearray(self.left), bytearray(self.left)
 
     def finish(self, indices: Sequence[int] | slice | None) -> int:
         """Mark requests; return how many were open until now."""
-        if indices is None:
-            indices = slice(None)
-        if isinstance(indices, slice):
-            span = range(*indices.indices(len(self.done)))
-            assert span.step == 1, "requests finish in runs or one by one"
-            newly = len(span) - self.done.count(1, span.start, span.stop)
-            self.done[span.start : span.stop] = b"\x01" * len(span)
-        else:
-            newly = 0
-            for index in indices:
-                newly += not self.done[index]
-                self.done[index] = 1
+        newly = _mark(self.done, indices)
         self.left -= newly
         return newly
+
+
+def _mark(marks: bytearray, indices: Sequence[int] | slice | None) -> int:
+    """Set marks; return how many were not set until now."""
+    if indices is None:
+        indices = slice(None)
+    if isinstance(indices, slice):
+        span = range(*indices.indices(len(marks)))
+        assert span.step == 1, "requests finish in runs or one by one"
+        newly = len(span) - marks.count(1, span.start, span.stop)
+        marks[span.start : span.stop] = b"\x01" * len(span)
+    else:
+        newly = 0
+        for index in indices:
+            newly += not marks[index]
+            marks[index] = 1
+    return newly
 
 
 @dataclass(slots=True, eq=False)
@@ -132,6 +139,21 @@ class Ledger:
             self._advance(partition)
             self._changed.notify_all()
             return newly
+
+    def arrive(self, chunk: Tracked, indices: Sequence[int] | slice) -> int | None:
+        """Requests of ``chunk`` have an outcome; return the partition's first offset that has none.
+
+        One past the last where all have one; None for an assignment that was lost.
+        """
+        with self._lock:
+            partition = self._partitions.get((chunk.topic, chunk.partition))
+            if partition is None or partition.epoch != chunk.epoch:
+                return None
+            _mark(partition.open[chunk.offsets[0]].arrived, indices)
+            for entry in partition.order:
+                if (first := entry.arrived.find(0)) >= 0:
+                    return entry.offsets[first]
+            return partition.order[-1].offsets[-1] + 1
 
     @staticmethod
     def _advance(partition: _Partition) -> None:

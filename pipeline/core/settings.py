@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -62,7 +63,15 @@ class Settings:
             raise ConfigError("no broker: give --broker HOST:PORT")
         if not self.group:
             raise ConfigError("a consumer group needs a name")
-        if self.guarantee is Guarantee.EXACTLY_ONCE:
-            raise ConfigError("guarantee exactly-once is not built yet; use at-least-once")
         if owned := sorted(OWNED.intersection(self.kafka)):
             raise ConfigError(f"{', '.join(owned)}: set by the worker itself, its guarantees rest on it")
+
+    def transactional_id(self) -> str | None:
+        """Of this worker's producer: begins with the group's name, for ACLs by prefix; None at least once.
+
+        With an ``instance_id`` it is the same after a restart, which fences the worker's former self at once. Without,
+        it is new each time: the group's generation fences (KIP-447), and an open transaction times out.
+        """
+        if self.guarantee is not Guarantee.EXACTLY_ONCE:
+            return None
+        return f"{self.group}.{self.instance_id or uuid.uuid4().hex}"

@@ -74,9 +74,12 @@ class Intake(Service):
         listener: IntakeListener | None = None,
         clock: Clock = SYSTEM_CLOCK,
         consumer_factory: ConsumerFactory = kafka_consumer,
+        commits: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._commits = commits  # else somebody's transactions do
+        self._metadata: Any = None
         self.ledger = ledger
         self.limits = limits
         self.assigned = asyncio.Event()  # set with the first assignment
@@ -101,6 +104,14 @@ class Intake(Service):
         assert self._thread is None, "topics are routed before the intake starts"
         assert topic not in self._put, f"{topic} has its channel already"
         self._put[topic] = put
+
+    def group_metadata(self) -> Any:
+        """The consumer's membership at its last poll or rebalance, for a transaction's offsets; any thread.
+
+        It may be older than a rebalance under way: the broker refuses the offsets then. It is read on the poll thread
+        because confluent-kafka lets one call at a time into a consumer, and another thread's hardly ever gets in.
+        """
+        return self._metadata
 
     def taken(self) -> None:
         """A chunk was taken from where it was put: there is room for one more. Any thread."""
@@ -143,6 +154,7 @@ class Intake(Service):
             )
             while not self._stopping.is_set():
                 self._commit(consumer)
+                self._look(consumer)
                 if self._has_room():
                     self._resume(consumer)
                     self._hand_over(self._poll(consumer))
@@ -243,7 +255,7 @@ class Intake(Service):
 
     def _commit(self, consumer: ConsumerLike) -> None:
         now_s = time.monotonic()
-        if now_s < self._commit_due_s or self._committing is not None:
+        if not self._commits or now_s < self._commit_due_s or self._committing is not None:
             return
         self._commit_due_s = now_s + self.limits.commit_interval_ms / 1000
         if offsets := self.ledger.committable():
@@ -260,7 +272,7 @@ class Intake(Service):
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
     def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        offsets = self.ledger.committable(keys)
+        offsets = self.ledger.committable(keys) if self._commits else {}
         if not offsets:
             return
         try:
@@ -273,14 +285,20 @@ class Intake(Service):
 
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 
-    def _on_assign(self, _consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _look(self, consumer: ConsumerLike) -> None:
+        if not self._commits:
+            self._metadata = consumer.consumer_group_metadata()
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1
+        self._look(consumer)
         self.ledger.assign((p.topic, p.partition) for p in partitions)
         log.info("assigned %s", _names(partitions))
         self._running.call_soon_threadsafe(self.assigned.set)
 
     def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1
+        self._look(consumer)
         log.info("revoked %s", _names(partitions))
         self._let_go(consumer, [(p.topic, p.partition) for p in partitions])
 

@@ -2,5 +2,6 @@
 
 from pipeline.publish.producer import ProducerLike, kafka_producer, producer_settings
 from pipeline.publish.publisher import Publisher
+from pipeline.publish.transactions import Transactions
 
-__all__ = ["ProducerLike", "Publisher", "kafka_producer", "producer_settings"]
+__all__ = ["ProducerLike", "Publisher", "Transactions", "kafka_producer", "producer_settings"]

@@ -5,19 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.publish.terminal import HeaderList
+from pipeline.publish.terminal import Record
 
-__all__ = ["Flight", "Record"]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record to produce."""
-
-    topic: str
-    value: bytes | None
-    key: bytes | None
-    headers: HeaderList
+__all__ = ["Flight"]
 
 
 @dataclass(slots=True, eq=False)

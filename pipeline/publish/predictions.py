@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import orjson
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
-from pipeline.publish.flight import Flight, Record
-from pipeline.publish.terminal import HeaderList
+from pipeline.publish.flight import Flight
+from pipeline.publish.terminal import HeaderList, Record, rejection
+from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
 from topics.records import Header, Status
 from topics.signature import Columns
@@ -22,7 +23,10 @@ from topics.signature import Columns
 if TYPE_CHECKING:
     from pipeline.publish.publisher import Publisher
 
-__all__ = ["Predictions"]
+__all__ = ["Predictions", "Report"]
+
+Report = Callable[[int, KafkaError | None, Message], None]
+"""Takes a record's position and librdkafka's delivery report."""
 
 
 class Predictions:
@@ -34,37 +38,37 @@ class Predictions:
         self._publisher = publisher
         self._model = model
         self._batch = batch
-        self._runs = [run for run, _ in outputs]
         self._constant: HeaderList = [(str(Header.STATUS), str(Status.OK)), (str(Header.MODEL), model.label)]
-        self._encoded = [_Encoded(run, columns, model) for run, columns in outputs]
-        self._ready_ns = publisher.clock.now_ns()
-        self._traced: list[tuple[Traced, ...]] = []
-        count = sum(map(len, self._runs))
-        if count:
+        self._runs = [_Encoded(run, columns, model) for run, columns in outputs]
+        self._ready_ns = self._produced_ns = publisher.clock.now_ns()
+        self._left = len(self._runs)
+        for run in self._runs:
+            settle = partial(self._settle, run)
+            if publisher.transactions is not None:
+                publisher.transactions.add(Outcome(run.chunk, run.indices, partial(self._emit, run), settle))
+                continue
             # One more than there are: it settles only when all are produced, though the last may be refused at once.
-            flight = Flight(count + 1, self._settle, self._record, self._refused)
-            first = 0
-            for encoded in self._encoded:
-                self._traced.append(self._produce(flight, encoded, first))
-                first += len(encoded.values)
-            self._produced_ns = publisher.clock.now_ns()
+            flight = Flight(len(run.values) + 1, settle, partial(self._record, run), partial(self._refuse, run))
+            taken = self._produce(run, partial(publisher.delivered, flight), partial(publisher.send, flight))
+            publisher.unacked += taken  # `send` counts its own
             flight.arrived()
 
-    def _produce(self, flight: Flight, encoded: _Encoded, first: int) -> tuple[Traced, ...]:
-        """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside."""
-        admitted = encoded.run.admitted
-        chunk, codec = admitted.chunk, admitted.codec
-        publisher, topic = self._publisher, self._model.topics.predictions
-        produce, delivered = publisher.produce, publisher.delivered
+    def _produce(self, run: _Encoded, report: Report, slowly: Callable[[int, Record], None]) -> int:
+        """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside.
+
+        What ``produce`` does not take at once goes to ``slowly``; returns how many were taken.
+        """
+        admitted = run.run.admitted
+        produce, topic = self._publisher.produce, self._model.topics.predictions
         status, model = self._constant
-        content_type = (str(Header.CONTENT_TYPE), codec.content_type)
+        content_type = (str(Header.CONTENT_TYPE), admitted.codec.content_type)
         uniform = admitted.uniform
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages
-        traced: list[Traced] = []
-        messages = [chunk.messages[index] for index in encoded.indices]
+        run.traced.clear()
+        messages = [run.chunk.messages[index] for index in run.indices]
         slow = 0
         for position, (message, value, request_id, source) in enumerate(
-            zip(messages, encoded.values, encoded.request_ids, encoded.sources, strict=True)
+            zip(messages, run.values, run.request_ids, run.sources, strict=True)
         ):
             headers: HeaderList = [
                 ("request-id", request_id),
@@ -74,36 +78,48 @@ class Predictions:
                 ("source", source),
             ]
             if not plain:
-                self._extend(headers, encoded, position, traced)
+                self._extend(headers, run, position)
             try:
-                produce(
-                    topic,
-                    value,
-                    message.key(),
-                    headers=headers,
-                    on_delivery=partial(delivered, flight, first + position),
-                )
+                produce(topic, value, message.key(), headers=headers, on_delivery=partial(report, position))
             except (BufferError, KafkaException):
-                publisher.send(flight, first + position, Record(topic, value, message.key(), headers))
+                slowly(position, Record(topic, value, message.key(), headers))
                 slow += 1
-        publisher.unacked += len(messages) - slow
-        return tuple(traced)
+        self._produced_ns = self._publisher.clock.now_ns()
+        return len(messages) - slow
 
-    def _extend(self, headers: HeaderList, encoded: _Encoded, position: int, traced: list[Traced]) -> None:
+    def _emit(self, run: _Encoded) -> None:
+        """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
+        publisher = self._publisher
+        report = partial(self._undelivered, run)
+        if not run.refused:
+            self._produce(run, report, lambda position, record: publisher.emit(position, record, report))
+            return
+        for position, index in enumerate(run.indices):
+            if (why := run.refused.get(position)) is not None:
+                publisher.emit_all(rejection(self._model, "publish", run.chunk, index, why))
+            elif (record := self._record(run, position)) is not None:
+                publisher.emit(position, record, report)
+
+    def _undelivered(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
+        """A record failed, and with it its transaction; one that is too large is not tried again."""
+        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            run.refused[position] = run.too_large(position, error.str())
+
+    def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
         """Headers only some requests ask for: their stages, and the trace that goes on."""
-        read = encoded.run.admitted.headers(encoded.run.lo + position)
+        read = run.run.admitted.headers(run.run.lo + position)
         if read.stages or read.sampled:
-            headers.append((Header.STAGES, self._stages(encoded, position)))
+            headers.append((Header.STAGES, self._stages(run, position)))
         if read.traceparent is None:
             return
         traceparent = read.traceparent
         if read.sampled and self._publisher.observer.tracing:  # else nobody exports the span it would name
             continued = continue_trace(traceparent)
-            offset = encoded.run.admitted.chunk.offsets[encoded.indices[position]]
-            traced.append(
+            offset = run.chunk.offsets[run.indices[position]]
+            run.traced.append(
                 Traced(
                     position,
-                    encoded.request_ids[position],
+                    run.request_ids[position],
                     traceparent,
                     read.tracestate,
                     continued.span_id,
@@ -115,11 +131,11 @@ class Predictions:
         if read.tracestate is not None:
             headers.append((Header.TRACESTATE, read.tracestate))
 
-    def _stages(self, encoded: _Encoded, position: int) -> str:
+    def _stages(self, run: _Encoded, position: int) -> str:
         """The stages that are over when the prediction is produced, in microseconds, as compact JSON."""
-        admitted, batch = encoded.run.admitted, self._batch
+        admitted, batch = run.run.admitted, self._batch
         chunk = admitted.chunk
-        stamp_ms = int(chunk.timestamps_ms()[encoded.indices[position]])
+        stamp_ms = int(chunk.timestamps_ms()[run.indices[position]])
         moments = (
             chunk.polled_ns,
             admitted.decoded_ns,
@@ -136,46 +152,40 @@ class Predictions:
             {str(Stage.KAFKA_DWELL): dwell_us, **{str(n): (b - a) // 1000 for n, a, b in pairs}}
         ).decode()
 
-    def _record(self, position: int) -> Record | None:
-        """A prediction made anew, for a delivery that failed."""
-        encoded, position = self._locate(position)
-        if not self._publisher.ledger.is_current(encoded.run.admitted.chunk):
+    def _record(self, run: _Encoded, position: int) -> Record | None:
+        """A prediction made anew, for a delivery that failed; None where its assignment was lost (I3)."""
+        if not self._publisher.ledger.is_current(run.chunk):
             return None
-        index = encoded.indices[position]
         headers: HeaderList = [
-            (Header.REQUEST_ID, encoded.request_ids[position]),
-            (Header.CONTENT_TYPE, encoded.run.admitted.codec.content_type),
+            (Header.REQUEST_ID, run.request_ids[position]),
+            (Header.CONTENT_TYPE, run.run.admitted.codec.content_type),
             *self._constant,
-            (Header.SOURCE, encoded.sources[position]),
+            (Header.SOURCE, run.sources[position]),
         ]
-        self._extend(headers, encoded, position, [])
-        key = encoded.run.admitted.chunk.messages[index].key()
-        return Record(self._model.topics.predictions, encoded.values[position], key, headers)
+        self._extend(headers, run, position)
+        key = run.chunk.messages[run.indices[position]].key()
+        return Record(self._model.topics.predictions, run.values[position], key, headers)
 
-    def _refused(self, position: int, reason: str) -> None:
+    def _refuse(self, run: _Encoded, position: int, reason: str) -> None:
         """A prediction the broker will never take becomes a dead letter of its request."""
-        encoded, position = self._locate(position)
-        admitted = encoded.run.admitted
-        size = len(encoded.values[position])
-        why = BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
-        encoded.refused.add(position)
-        self._publisher.reject(self._model, "publish", admitted.chunk, [(encoded.indices[position], why)])
+        why = run.refused[position] = run.too_large(position, reason)
+        self._publisher.reject(self._model, "publish", run.chunk, [(run.indices[position], why)])
 
-    def _locate(self, position: int) -> tuple[_Encoded, int]:
-        for encoded in self._encoded:
-            if position < len(encoded.values):
-                return encoded, position
-            position -= len(encoded.values)
-        raise AssertionError("no such position")
+    def _settle(self, run: _Encoded) -> None:
+        """The broker has the run: finish its requests; with the last run, account for the batch's time."""
+        observer, name = self._publisher.observer, self._model.name
+        self._left -= 1
+        if self._left == 0:
+            self._tell()
+        if self._publisher.transactions is None:  # a refused one is finished by its dead letter
+            observer.answered(name, run.finish(without_refused=True))
+        elif finished := run.finish():
+            observer.answered(name, finished - len(run.refused))
+            observer.dead_lettered(name, len(run.refused))
 
-    def _settle(self) -> None:
-        """The broker has them all: finish the requests, and account for their time."""
-        publisher, batch = self._publisher, self._batch
-        acked_ns = publisher.clock.now_ns()
-        parts = []
-        for encoded, traced in zip(self._encoded, self._traced, strict=True):
-            parts.append(encoded.part(traced))
-        publisher.observer.batch_acked(
+    def _tell(self) -> None:
+        batch = self._batch
+        self._publisher.observer.batch_acked(
             BatchTimes(
                 model=self._model.label,
                 rows=batch.rows,
@@ -185,22 +195,20 @@ class Predictions:
                 started_ns=batch.started_ns,
                 computed_ns=batch.computed_ns,
                 encoded_ns=self._produced_ns,
-                acked_ns=acked_ns,
-                parts=tuple(parts),
+                acked_ns=self._publisher.clock.now_ns(),
+                parts=tuple(run.part() for run in self._runs),
             )
         )
-        for encoded in self._encoded:
-            publisher.observer.answered(self._model.name, encoded.finish())
 
 
 class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
-    __slots__ = ("indices", "refused", "request_ids", "run", "sources", "values")
+    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "traced", "values")
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
         admitted = run.admitted
-        chunk = admitted.chunk
+        chunk = self.chunk = admitted.chunk
         self.run = run
         self.indices: Sequence[int] = admitted.indices[run.lo : run.hi]
         prefix = f"{chunk.topic}/{chunk.partition}/"
@@ -222,9 +230,15 @@ class _Encoded:
             version=model.version,
             request_ids=self.request_ids,
         )
-        self.refused: set[int] = set()
+        self.refused: dict[int, BadRequest] = {}
+        self.traced: list[Traced] = []
 
-    def part(self, traced: tuple[Traced, ...]) -> Part:
+    def too_large(self, position: int, reason: str) -> BadRequest:
+        """Why a prediction is a dead letter instead."""
+        size = len(self.values[position])
+        return BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
+
+    def part(self) -> Part:
         """What the observer keeps of the run."""
         admitted = self.run.admitted
         chunk = admitted.chunk
@@ -236,14 +250,14 @@ class _Encoded:
             polled_unix_ms=chunk.polled_unix_ms,
             polled_ns=chunk.polled_ns,
             decoded_ns=admitted.decoded_ns,
-            traced=traced,
+            traced=tuple(self.traced),
         )
 
-    def finish(self) -> int:
-        """Finish the requests, return how many this was; that of a refused prediction ends with its dead letter."""
-        if self.refused:
-            return self.run.admitted.chunk.finish([x for p, x in enumerate(self.indices) if p not in self.refused])
-        return self.run.admitted.chunk.finish(self._span())
+    def finish(self, *, without_refused: bool = False) -> int:
+        """Finish the requests, return how many this was: none where the assignment was lost."""
+        if self.refused and without_refused:
+            return self.chunk.finish([index for p, index in enumerate(self.indices) if p not in self.refused])
+        return self.chunk.finish(self._span())
 
     def _span(self) -> slice | list[int]:
         indices = self.indices

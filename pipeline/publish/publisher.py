@@ -20,10 +20,11 @@ from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
 from pipeline.models import Model
 from pipeline.observe import Observer
-from pipeline.publish.flight import Flight, Record
-from pipeline.publish.predictions import Predictions
+from pipeline.publish.flight import Flight
+from pipeline.publish.predictions import Predictions, Report
 from pipeline.publish.producer import ProducerLike
-from pipeline.publish.terminal import dead_letter_headers, notice_headers, notice_value
+from pipeline.publish.terminal import Record, notice_headers, notice_value, rejection
+from pipeline.publish.transactions import Outcome, Transactions
 from pipeline.window import Late
 from topics.codes import BadRequest, Code
 from topics.records import Status
@@ -58,8 +59,10 @@ class Publisher:
         observer: Observer,
         limits: Limits,
         fail: Callable[[BaseException], None],
+        transactions: Transactions | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self.transactions = transactions
         self.produce = producer.produce  # for `Predictions`, whose loop is the hot path
         self._producer = producer
         self.observer = observer
@@ -111,6 +114,8 @@ class Publisher:
                     return
                 work()
                 self._producer.poll(0)
+                if self.transactions is not None:
+                    self.transactions.turn(idle=self._queue.empty())
         except BaseException as error:
             self._fail(error)
             raise
@@ -163,21 +168,9 @@ class Publisher:
         if not self.ledger.is_current(chunk):
             return
         for index, why in bad:
-            message = chunk.messages[index]
-            key = message.key()
-            records = [
-                Record(
-                    model.topics.dead_letters,
-                    message.value(),
-                    key,
-                    dead_letter_headers(chunk, index, model.label, why.code, why.reason, stage),
-                )
-            ]
-            if model.manifest.answer_rejected:
-                headers = notice_headers(chunk, index, model.label, Status.REJECTED)
-                records.append(Record(model.topics.predictions, notice_value(why.code, why.reason), key, headers))
+            records = rejection(model, stage, chunk, index, why)
             settle = partial(self._finish, chunk, [index], model, self.observer.dead_lettered)
-            self._send_all(chunk, records, settle, self._rejection_refused)
+            self._send_all(chunk, [index], records, settle, self._rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
         reason = "the deadline passed before the request could run"
@@ -196,7 +189,7 @@ class Publisher:
                 for index in indices
             ]
             settle = partial(self._finish, chunk, indices, model, self.observer.expired)
-            self._send_all(chunk, records, settle, self._terminal_refused)
+            self._send_all(chunk, indices, records, settle, self._terminal_refused)
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
         count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)
@@ -206,16 +199,41 @@ class Publisher:
     def _send_all(
         self,
         chunk: Chunk,
+        indices: Sequence[int],
         records: Sequence[Record],
         settle: Callable[[], None],
         refused: Callable[[int, str], None],
     ) -> None:
+        if self.transactions is not None:
+            self.transactions.add(Outcome(chunk, indices, partial(self.emit_all, records), settle))
+            return
+
         def record_again(position: int) -> Record | None:
             return records[position] if self.ledger.is_current(chunk) else None
 
         flight = Flight(len(records), settle, record_again, refused)
         for position, record in enumerate(records):
             self.send(flight, position, record)
+
+    def emit_all(self, records: Sequence[Record]) -> None:
+        """Produce records in the open transaction; one that the broker refuses for its size ends the worker."""
+        for position, record in enumerate(records):
+            self.emit(position, record, self._unpublishable)
+
+    def emit(self, position: int, record: Record, report: Report) -> None:
+        """Produce one record in the open transaction, which fails as a whole where one of its records does."""
+        while True:
+            try:
+                self.produce(record.topic, record.value, record.key, headers=record.headers,
+                             on_delivery=partial(report, position))  # fmt: skip
+            except BufferError:
+                self._producer.poll(ACK_POLL_S)
+            else:
+                return
+
+    def _unpublishable(self, position: int, error: KafkaError | None, message: Message) -> None:
+        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+            self._terminal_refused(position, error.str())
 
     def _rejection_refused(self, position: int, reason: str) -> None:
         """The dead letter comes first; its notice repeats the key, so that a huge one may not fit."""

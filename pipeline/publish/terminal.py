@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import orjson
 
 from pipeline.intake import Chunk, RawHeaders
-from topics.codes import Code
+from pipeline.models import Model
+from topics.codes import BadRequest, Code
 from topics.records import JSON, Header, Status, source_of
 
-__all__ = ["HeaderList", "dead_letter_headers", "notice_headers", "notice_value", "request_id_of"]
+__all__ = [
+    "HeaderList",
+    "Record",
+    "dead_letter_headers",
+    "notice_headers",
+    "notice_value",
+    "rejection",
+    "request_id_of",
+]
 
 HeaderList = list[tuple[str, str | bytes | None]]
 
@@ -28,6 +39,16 @@ _OWN = frozenset(
         Header.ERROR_STAGE,
     )
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to produce."""
+
+    topic: str
+    value: bytes | None
+    key: bytes | None
+    headers: HeaderList
 
 
 def request_id_of(headers: RawHeaders, source: str) -> str:
@@ -75,6 +96,17 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
 def notice_value(code: Code, reason: str) -> bytes:
     """``{"code": ..., "reason": ...}``, as JSON."""
     return orjson.dumps({"code": str(code), "reason": _one_line(reason)})
+
+
+def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadRequest) -> list[Record]:
+    """The records of a rejected request: its dead letter, and the notice where the manifest wants one."""
+    message, topics = chunk.messages[index], model.topics
+    headers = dead_letter_headers(chunk, index, model.label, why.code, why.reason, stage)
+    records = [Record(topics.dead_letters, message.value(), message.key(), headers)]
+    if model.manifest.answer_rejected:
+        headers = notice_headers(chunk, index, model.label, Status.REJECTED)
+        records.append(Record(topics.predictions, notice_value(why.code, why.reason), message.key(), headers))
+    return records
 
 
 def _one_line(reason: str) -> str:

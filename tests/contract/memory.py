@@ -111,6 +111,9 @@ class MemoryConsumer:
             return None
         return offsets
 
+    def consumer_group_metadata(self) -> object:
+        return self.group
+
     def close(self) -> None:
         if self.positions:
             self.on_revoke(self, self.assignment())

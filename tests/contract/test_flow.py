@@ -17,10 +17,10 @@ import pipeline.load
 from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED, held_out
 from tests.contract.poison import POISON, poison_model
-from tests.contract.worker import Worker, committed, read_all, send
+from tests.contract.worker import Worker, committed, end_offset, read_all, send
 from tests.hostile_cases import good_request, hostile_cases
 from topics.codecs import CONTENT_TYPES, codec_for
-from topics.names import Topics, topics_of
+from topics.names import topics_of
 from topics.records import ARROW, JSON, RAW, Request, Status
 from topics.signature import Signature
 
@@ -229,8 +229,8 @@ def test_kill_9_five_times_during_100_000_requests_loses_none(
     for part in range(5):
         send(broker.bootstrap, topics.requests, linear_requests(count // 5))
         with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
-            before = _end(broker.bootstrap, topics)
-            while _end(broker.bootstrap, topics) < before + 3_000:
+            before = end_offset(broker.bootstrap, topics.predictions)
+            while end_offset(broker.bootstrap, topics.predictions) < before + 3_000:
                 time.sleep(0.005)
             worker.kill()  # in the middle of batches: some answered, some committed
             kills += 1
@@ -251,17 +251,6 @@ def test_kill_9_five_times_during_100_000_requests_loses_none(
         source, offset = answer.source.rsplit("/", 1)
         assert int(offset) > last.get((message.key(), source), -1), "a key's answers in the order of its requests"
         last[message.key(), source] = int(offset)
-
-
-def _end(bootstrap: str, topics: Topics) -> int:
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "watch"})
-    try:
-        found = consumer.list_topics(topics.predictions, timeout=30).topics[topics.predictions].partitions
-        return sum(consumer.get_watermark_offsets(TopicPartition(topics.predictions, p), timeout=30)[1] for p in found)
-    finally:
-        consumer.close()
 
 
 def test_a_poison_row_in_a_full_batch_is_alone_in_the_dead_letters(

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from topics.names import Topics
 from topics.records import Headers, Terminal
 
-__all__ = ["Outcomes", "Worker", "committed", "read_all", "send"]
+__all__ = ["Outcomes", "Worker", "committed", "end_offset", "read_all", "send"]
 
 START_S = 60.0
 
@@ -122,6 +122,16 @@ def committed(broker: str, group: str, topic: str) -> int:
     try:
         partitions = [TopicPartition(topic, p) for p in _partitions(consumer, topic)]
         return sum(max(0, each.offset) for each in consumer.committed(partitions, timeout=30))
+    finally:
+        consumer.close()
+
+
+def end_offset(broker: str, topic: str) -> int:
+    """Sum of the partitions' end offsets, open transactions and their markers included."""
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": "watch"})
+    try:
+        found = [TopicPartition(topic, partition) for partition in _partitions(consumer, topic)]
+        return sum(consumer.get_watermark_offsets(each, timeout=30)[1] for each in found)
     finally:
         consumer.close()
 

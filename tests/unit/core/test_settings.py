@@ -21,7 +21,6 @@ def test_a_broker_is_enough() -> None:
     [
         ({"broker": ""}, "no broker"),
         ({"group": ""}, "consumer group"),
-        ({"guarantee": Guarantee.EXACTLY_ONCE}, "exactly-once"),
         ({"kafka": {"acks": "1"}}, "acks"),
         ({"kafka": {"group.id": "g", "enable.auto.commit": "true"}}, r"enable\.auto\.commit, group\.id"),
     ],
@@ -54,3 +53,14 @@ def test_every_limit_is_at_least_one(name: str) -> None:
 def test_two_records_of_every_request_in_flight_fit_the_producers_queue() -> None:
     limits = Limits()
     assert 2 * (limits.in_flight_requests_max + limits.poll_requests_max) < 100_000  # librdkafka's default
+
+
+def test_a_transactional_id_begins_with_the_group_and_is_kept_only_with_an_instance_id() -> None:
+    assert Settings("b:1", group="g").transactional_id() is None
+    kept = Settings("b:1", group="g", guarantee=Guarantee.EXACTLY_ONCE, instance_id="w0")
+    assert kept.transactional_id() == "g.w0"
+    fresh = Settings("b:1", group="g", guarantee=Guarantee.EXACTLY_ONCE)
+    first, second = fresh.transactional_id(), fresh.transactional_id()
+    assert first is not None
+    assert first.startswith("g.")
+    assert first != second

@@ -1,0 +1,205 @@
+"""Exactly once: outcomes and the offsets of their requests in one transaction."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from pipeline.commit import Ledger, Offsets, TopicPartitionKey
+from pipeline.core.clock import Clock
+from pipeline.core.errors import BrokerError
+from pipeline.core.limits import Limits
+from pipeline.intake import Chunk
+from pipeline.publish.producer import ProducerLike
+
+__all__ = ["Outcome", "Transactions"]
+
+log = logging.getLogger(__name__)
+
+# librdkafka's own limit for one call; the transaction itself lives `transaction.timeout.ms`.
+CALL_S = 10.0
+RETRY_DELAY_S = 0.1  # after an abort: by then a poll has read the group's metadata anew
+TRIES_MAX = 6  # of one transaction: aborted by a rebalance, a broker that moves; more is not a passing fault
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Terminal records of requests of one chunk, which are published together.
+
+    ``emit`` produces them, again after an abort; ``settle`` is called once they are committed.
+    """
+
+    chunk: Chunk
+    indices: Sequence[int]  # ascending
+    emit: Callable[[], None]
+    settle: Callable[[], None]
+
+    @property
+    def key(self) -> TopicPartitionKey:
+        return self.chunk.topic, self.chunk.partition
+
+    @property
+    def first(self) -> int:
+        return self.chunk.offsets[self.indices[0]]
+
+    @property
+    def last(self) -> int:
+        return self.chunk.offsets[self.indices[-1]]
+
+
+class Transactions:
+    """Publishes outcomes in transactions, so that a read-committed consumer sees each exactly once.
+
+    The offsets of a transaction must cover just the requests whose records are in it. So outcomes are held until
+    all requests of their partition up to theirs have one, and are emitted in closed sets (KIP-98, KIP-447). The
+    group's metadata is read before the epochs are checked: a rebalance in between makes the broker refuse the
+    offsets. What was aborted is emitted again, without what was lost; a transaction whose outcome stays unknown
+    ends the worker, and with it the producer. Completion thread only.
+    """
+
+    def __init__(
+        self,
+        producer: ProducerLike,
+        ledger: Ledger,
+        *,
+        group_metadata: Callable[[], Any],
+        committed: Callable[[Offsets], None],
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._producer = producer
+        self._ledger = ledger
+        self._group_metadata = group_metadata
+        self._committed = committed
+        self._interval_ns = limits.commit_interval_ms * 1_000_000
+        self._clock = clock
+        self._held: dict[TopicPartitionKey, list[Outcome]] = {}
+        self._emitted: list[Outcome] = []
+        self._begun_ns: int | None = None
+        self._broken = False  # it can only be aborted
+
+    def start(self) -> None:
+        """Fence whoever had this transactional id before; raises `BrokerError`."""
+        try:
+            self._producer.init_transactions(3 * CALL_S)
+        except KafkaException as error:
+            raise BrokerError(f"cannot start transactions: {error.args[0].str()}") from error
+
+    def add(self, outcome: Outcome) -> None:
+        """Requests have an outcome: emit what can be, hold the rest."""
+        prefix = self._ledger.arrive(outcome.chunk, _span(outcome.indices))
+        if prefix is None:
+            return
+        held = [each for each in self._held.get(outcome.key, ()) if self._ledger.is_current(each.chunk)]
+        ready, self._held[outcome.key] = closed_set([*held, outcome], prefix)
+        for each in ready:
+            self._emit(each)
+
+    def turn(self, *, idle: bool) -> None:
+        """Commit what is emitted when nothing waits, or when the transaction is as old as the commit interval."""
+        if self._begun_ns is not None and (
+            idle or self._broken or self._clock.now_ns() - self._begun_ns >= self._interval_ns
+        ):
+            self._commit()
+
+    def _emit(self, outcome: Outcome) -> None:
+        if not self._ledger.is_current(outcome.chunk):
+            return
+        if self._begun_ns is None:
+            self._producer.begin_transaction()
+            self._begun_ns = self._clock.now_ns()
+        self._emitted.append(outcome)
+        try:
+            outcome.emit()
+        except KafkaException as error:  # an earlier record has failed the transaction already
+            log.warning("the transaction takes no more records: %s", error.args[0].str())
+            self._broken = True
+
+    def _commit(self) -> None:
+        for _ in range(TRIES_MAX):
+            metadata = self._group_metadata()
+            if not self._broken and all(self._ledger.is_current(outcome.chunk) for outcome in self._emitted):
+                offsets = self._offsets()
+                failed = self._try(offsets, metadata)
+                if failed is None:
+                    self._settle(offsets)
+                    return
+                log.warning("transaction aborted, its records are published again: %s", failed.str())
+            self._again()
+            if self._begun_ns is None:
+                return  # nothing left of it: all of it was lost
+            time.sleep(RETRY_DELAY_S)
+        raise BrokerError(f"a transaction was aborted {TRIES_MAX} times")
+
+    def _try(self, offsets: Offsets, metadata: Any) -> KafkaError | None:
+        """Commit; None where it is, the error where it has to be aborted. Raises `BrokerError` for anything else."""
+        positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        for call in (
+            lambda: self._producer.send_offsets_to_transaction(positions, metadata, CALL_S),
+            lambda: self._producer.commit_transaction(CALL_S),
+        ):
+            if (error := self._call(call)) is not None:
+                return error
+        return None
+
+    def _call(self, call: Callable[[], None]) -> KafkaError | None:
+        for _ in range(TRIES_MAX):
+            try:
+                call()
+            except KafkaException as raised:
+                error: KafkaError = raised.args[0]
+                if error.txn_requires_abort():
+                    return error
+                if not error.retriable():
+                    raise BrokerError(
+                        f"the transaction cannot go on, its outcome is unknown: {error.str()}"
+                    ) from raised
+            else:
+                return None
+        raise BrokerError("the transaction's outcome stays unknown: the broker does not answer")
+
+    def _again(self) -> None:
+        """Abort, and emit anew what is still ours."""
+        if error := self._call(lambda: self._producer.abort_transaction(CALL_S)):
+            raise BrokerError(f"the transaction cannot be aborted: {error.str()}")
+        emitted, self._emitted, self._begun_ns, self._broken = self._emitted, [], None, False
+        for outcome in emitted:
+            self._emit(outcome)
+
+    def _offsets(self) -> Offsets:
+        offsets: Offsets = {}
+        for outcome in self._emitted:
+            offsets[outcome.key] = max(offsets.get(outcome.key, 0), outcome.last + 1)
+        return offsets
+
+    def _settle(self, offsets: Offsets) -> None:
+        emitted, self._emitted, self._begun_ns = self._emitted, [], None
+        for outcome in emitted:
+            outcome.settle()
+        self._committed(offsets)
+
+
+def closed_set(held: Sequence[Outcome], prefix: int) -> tuple[list[Outcome], list[Outcome]]:
+    """Split into what can be emitted and what is held on.
+
+    The first part ends below ``prefix`` (all offsets below it have an outcome) and no outcome of the second begins
+    within it, so that one offset covers exactly its requests.
+    """
+    ordered = sorted(held, key=lambda outcome: outcome.first)
+    cut, top = 0, -1
+    for number, outcome in enumerate(ordered):
+        if top < outcome.first:
+            cut = number
+        top = max(top, outcome.last)
+        if top >= prefix:
+            return ordered[:cut], ordered[cut:]
+    return ordered, []
+
+
+def _span(indices: Sequence[int]) -> slice | Sequence[int]:
+    return slice(indices.start, indices.stop) if isinstance(indices, range) else indices

@@ -1,0 +1,113 @@
+"""Exactly once on a real broker: what a read-committed consumer sees after kills, rebalances and bad requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.local import EmbeddedKafka
+from pipeline.models import BUNDLED
+from tests.contract.test_flow import LINEAR, linear_requests, renamed
+from tests.contract.worker import Worker, committed, end_offset, read_all, send
+from tests.hostile_cases import good_request, hostile_cases
+from topics.names import topics_of
+from topics.records import RAW, Status
+
+EXACTLY = ("--guarantee", "exactly-once")
+
+
+def test_kill_9_five_times_repeats_and_loses_nothing(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """F1: predictions and offsets are in one transaction, so the killed worker's open one is never seen."""
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    topics, group, count = topics_of(name), topic("group"), 100_000
+    options = (*EXACTLY, "--instance-id", "only")
+    with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log"):
+        pass
+    for part in range(5):
+        send(broker.bootstrap, topics.requests, linear_requests(count // 5))
+        with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
+            before = end_offset(broker.bootstrap, topics.predictions)
+            while end_offset(broker.bootstrap, topics.predictions) < before + 3_000:
+                time.sleep(0.005)
+            worker.kill()
+            assert committed(broker.bootstrap, group, topics.requests) < (part + 1) * count // 5, "killed too late"
+    with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
+        outcomes = read_all(broker.bootstrap, topics, count, timeout_s=120)
+        assert worker.stop() == 0
+    assert len(outcomes.answered) == count, "lost"
+    assert set(outcomes.answered.values()) == {1}, "repeated"
+    assert committed(broker.bootstrap, group, topics.requests) == count
+    raw = end_offset(broker.bootstrap, topics.predictions)
+    assert raw > count, "some were published and rolled back, or the kills came between transactions"
+
+
+def test_workers_that_come_and_go_repeat_and_lose_nothing(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """F8, F9: drained, committed, released; what a rebalance aborts is published again."""
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    topics, group, count = topics_of(name), topic("group"), 0
+    with Worker(broker.bootstrap, models, group, *EXACTLY, log=tmp_path / "first") as first:
+        for round_ in range(4):
+            count += send(broker.bootstrap, topics.requests, linear_requests(15_000))
+            with Worker(broker.bootstrap, models, group, *EXACTLY, log=tmp_path / f"other{round_}") as other:
+                count += send(broker.bootstrap, topics.requests, linear_requests(15_000))
+                while f"assigned {topics.requests}" not in other.log.read_text():
+                    time.sleep(0.1)  # a member that leaves before its first share is missed only by its time-out
+                count += send(broker.bootstrap, topics.requests, linear_requests(5_000))
+                assert other.stop() == 0
+        outcomes = read_all(broker.bootstrap, topics, count)
+        assert first.stop() == 0
+    assert len(outcomes.answered) == count
+    assert set(outcomes.answered.values()) == {1}
+    assert committed(broker.bootstrap, group, topics.requests) == count
+
+
+def test_bad_requests_between_good_ones_are_in_the_same_transactions(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """A rejection has its outcome before the batch around it: it waits, so that one offset covers both."""
+    models, name = renamed(BUNDLED / "digits" / "1", tmp_path, topic("digits"))
+    topics, group = topics_of(name), topic("group")
+    cases = [case for case in hostile_cases() if not case.small_limits]
+    requests = []
+    for number, case in enumerate(cases):
+        for suffix, kind, value in (("bad", case.content_type, case.value), ("good", RAW, good_request(RAW))):
+            headers = [("content-type", kind.encode()), ("request-id", f"{number}-{suffix}".encode())]
+            requests.append((b"key", value, headers))
+    with Worker(broker.bootstrap, models, group, *EXACTLY, log=tmp_path / "log") as worker:
+        send(broker.bootstrap, topics.requests, requests)
+        outcomes = read_all(broker.bootstrap, topics, len(requests))
+        assert worker.stop() == 0
+    assert set(outcomes.answered.values()) == {1}
+    status = {answer.request_id: answer.status for _, answer in outcomes.answers}
+    dead = {letter.request_id: letter for _, letter in outcomes.dead}
+    for number, case in enumerate(cases):
+        assert status[f"{number}-good"] is Status.OK, case.id
+        assert status[f"{number}-bad"] is Status.REJECTED, case.id
+        assert (dead[f"{number}-bad"].error_code, dead[f"{number}-bad"].value) == (case.code, case.value)
+    assert len(outcomes.dead) == len(cases)
+    assert committed(broker.bootstrap, group, topics.requests) == len(requests)
+
+
+def test_a_second_worker_of_the_same_transactional_id_fences_the_first(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """F15: the older one says so and exits non-zero; nothing is lost or repeated."""
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    topics, group = topics_of(name), topic("group")
+    options = (*EXACTLY, "--instance-id", "same")
+    with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "old") as old:
+        count = send(broker.bootstrap, topics.requests, linear_requests(1_000))
+        read_all(broker.bootstrap, topics, count)
+        with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "new") as new:
+            count += send(broker.bootstrap, topics.requests, linear_requests(1_000))
+            assert old.process.wait(60) == 1
+            outcomes = read_all(broker.bootstrap, topics, count)
+            assert new.stop() == 0
+    assert "fenced" in (tmp_path / "old").read_text().lower()
+    assert len(outcomes.answered) == count
+    assert set(outcomes.answered.values()) == {1}
