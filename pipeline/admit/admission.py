@@ -98,8 +98,7 @@ class Admission:
             return []
         if one.request_id is not None or one.deadline_ms is not None:
             return None
-        keys = chunk.keys()
-        if any(key is not None and len(key) > self._request_limits.key_bytes_max for key in keys):
+        if max(map(len, filter(None, chunk.keys())), default=0) > self._request_limits.key_bytes_max:
             return None
         return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
 

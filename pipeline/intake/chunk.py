@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import starmap
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -18,6 +18,9 @@ UNREADABLE: RawHeaders = []
 """Stands, by identity, for headers of which a name is not UTF-8: librdkafka's binding cannot give them."""
 
 TimestampMs = np.ndarray[Any, np.dtype[np.int64]]
+
+
+_MS = itemgetter(1)  # of (kind, milliseconds)
 
 
 class Finish(Protocol):
@@ -99,7 +102,7 @@ class Chunk:
     def timestamps_ms(self) -> TimestampMs:
         """Kafka timestamps, Unix milliseconds; the time of the poll where a message has none."""
         if self._stamps_ms is None:
-            stamps = np.fromiter(starmap(_stamp, map(Message.timestamp, self.messages)), np.int64, len(self.messages))
+            stamps = np.fromiter(map(_MS, map(Message.timestamp, self.messages)), np.int64, len(self.messages))
             stamps[stamps <= 0] = int(self.polled_unix_ms)
             self._stamps_ms = stamps
         return self._stamps_ms
@@ -116,6 +119,3 @@ class Chunk:
         A chunk of an assignment that was lost is ignored and counted. Return how many were unfinished until now.
         """
         return self._finish(self, indices)
-
-
-_stamp: Callable[[int, int], int] = lambda kind, ms: ms  # noqa: E731 - starmap wants a callable, this is the cheapest

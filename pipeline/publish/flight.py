@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from confluent_kafka import KafkaError, Message
+
 from pipeline.publish.terminal import Record
 
 __all__ = ["Flight"]
@@ -21,10 +23,20 @@ class Flight:
     settle: Callable[[], None]
     record: Callable[[int], Record | None]
     refused: Callable[[int, str], None]  # the broker will never take this record: too large
+    failed: Callable[[Flight, int, KafkaError, Message], None]
     attempts: dict[int, int] = field(default_factory=dict)  # by position, only where one failed
 
     def arrived(self) -> None:
         """One more is settled."""
+        self.left -= 1
+        if self.left == 0:
+            self.settle()
+
+    def delivered(self, position: int, error: KafkaError | None, message: Message) -> None:
+        """A record's delivery report; called for every record of the worker, so `arrived` is written out."""
+        if error is not None:
+            self.failed(self, position, error, message)
+            return
         self.left -= 1
         if self.left == 0:
             self.settle()

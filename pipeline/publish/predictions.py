@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message
@@ -13,7 +13,6 @@ from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
-from pipeline.publish.flight import Flight
 from pipeline.publish.terminal import HeaderList, Record, rejection
 from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictions", "Report"]
 
+T = TypeVar("T")
 Report = Callable[[int, KafkaError | None, Message], None]
 """Takes a record's position and librdkafka's delivery report."""
 
@@ -48,15 +48,15 @@ class Predictions:
                 publisher.transactions.add(Outcome(run.chunk, run.indices, partial(self._emit, run), settle))
                 continue
             # One more than there are: it settles only when all are produced, though the last may be refused at once.
-            flight = Flight(len(run.values) + 1, settle, partial(self._record, run), partial(self._refuse, run))
-            taken = self._produce(run, partial(publisher.delivered, flight), partial(publisher.send, flight))
-            publisher.unacked += taken  # `send` counts its own
+            record, refuse = partial(self._record, run), partial(self._refuse, run)
+            flight = publisher.flight(len(run.values) + 1, settle, record, refuse)
+            self._produce(run, flight.delivered, partial(publisher.send, flight))
             flight.arrived()
 
-    def _produce(self, run: _Encoded, report: Report, slowly: Callable[[int, Record], None]) -> int:
+    def _produce(self, run: _Encoded, report: Report, slowly: Callable[[int, Record], None]) -> None:
         """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside.
 
-        What ``produce`` does not take at once goes to ``slowly``; returns how many were taken.
+        What ``produce`` does not take at once goes to ``slowly``.
         """
         admitted = run.run.admitted
         produce, topic = self._publisher.produce, self._model.topics.predictions
@@ -65,11 +65,9 @@ class Predictions:
         uniform = admitted.uniform
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages
         run.traced.clear()
-        messages = [run.chunk.messages[index] for index in run.indices]
-        slow = 0
-        for position, (message, value, request_id, source) in enumerate(
-            zip(messages, run.values, run.request_ids, run.sources, strict=True)
-        ):
+        messages = run.messages()
+        columns = zip(range(len(messages)), messages, run.values, run.request_ids, run.sources, strict=True)
+        for position, message, value, request_id, source in columns:
             headers: HeaderList = [
                 ("request-id", request_id),
                 content_type,
@@ -83,9 +81,7 @@ class Predictions:
                 produce(topic, value, message.key(), headers=headers, on_delivery=partial(report, position))
             except (BufferError, KafkaException):
                 slowly(position, Record(topic, value, message.key(), headers))
-                slow += 1
         self._produced_ns = self._publisher.clock.now_ns()
-        return len(messages) - slow
 
     def _emit(self, run: _Encoded) -> None:
         """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
@@ -212,8 +208,7 @@ class _Encoded:
         self.run = run
         self.indices: Sequence[int] = admitted.indices[run.lo : run.hi]
         prefix = f"{chunk.topic}/{chunk.partition}/"
-        offsets = chunk.offsets
-        self.sources = [prefix + str(offsets[index]) for index in self.indices]
+        self.sources = [prefix + str(offset) for offset in self._of(chunk.offsets)]
         if admitted.uniform is not None and admitted.uniform.request_id is None:
             self.request_ids: Sequence[str] = self.sources
         else:
@@ -232,6 +227,14 @@ class _Encoded:
         )
         self.refused: dict[int, BadRequest] = {}
         self.traced: list[Traced] = []
+
+    def messages(self) -> Sequence[Message]:
+        """The run's requests."""
+        return self._of(self.chunk.messages)
+
+    def _of(self, column: Sequence[T]) -> Sequence[T]:
+        span = self._span()
+        return column[span] if isinstance(span, slice) else [column[index] for index in span]
 
     def too_large(self, position: int, reason: str) -> BadRequest:
         """Why a prediction is a dead letter instead."""

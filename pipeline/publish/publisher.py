@@ -71,7 +71,7 @@ class Publisher:
         self._limits = limits
         self._fail = fail
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
-        self.unacked = 0
+        self.flights = 0  # not settled: acknowledgements are due
         self._thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
 
     # --- what other threads hand over ----------------------------------------------------------------------------
@@ -106,7 +106,7 @@ class Publisher:
         try:
             while True:
                 try:
-                    work = self._queue.get(block=self.unacked == 0)
+                    work = self._queue.get(block=self.flights == 0)
                 except Empty:
                     self._producer.poll(ACK_POLL_S)
                     continue
@@ -211,7 +211,7 @@ class Publisher:
         def record_again(position: int) -> Record | None:
             return records[position] if self.ledger.is_current(chunk) else None
 
-        flight = Flight(len(records), settle, record_again, refused)
+        flight = self.flight(len(records), settle, record_again, refused)
         for position, record in enumerate(records):
             self.send(flight, position, record)
 
@@ -249,7 +249,7 @@ class Publisher:
         while True:
             try:
                 self.produce(record.topic, record.value, record.key, headers=record.headers,
-                             on_delivery=partial(self.delivered, flight, position))  # fmt: skip
+                             on_delivery=partial(flight.delivered, position))  # fmt: skip
             except BufferError:  # the queue is full: acknowledgements make room
                 self._producer.poll(ACK_POLL_S)
                 continue
@@ -259,14 +259,25 @@ class Publisher:
                 flight.refused(position, str(error.args[0].str()))
                 flight.arrived()
                 return
-            self.unacked += 1
             return
 
-    def delivered(self, flight: Flight, position: int, error: KafkaError | None, message: Message) -> None:
-        self.unacked -= 1
-        if error is None:
-            flight.arrived()
-            return
+    def flight(
+        self,
+        count: int,
+        settle: Callable[[], None],
+        record: Callable[[int], Record | None],
+        refused: Callable[[int, str], None],
+    ) -> Flight:
+        """So many records that settle together."""
+
+        def landed() -> None:
+            self.flights -= 1
+            settle()
+
+        self.flights += 1
+        return Flight(count, landed, record, refused, self._undelivered)
+
+    def _undelivered(self, flight: Flight, position: int, error: KafkaError, message: Message) -> None:
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
             flight.refused(position, error.str())
             flight.arrived()

@@ -142,7 +142,7 @@ def test_a_full_queue_is_waited_for_and_every_record_goes_out_once() -> None:
         assert [each.header("source")[-1] for each in sent] == list("01234")
         bench.producer.report(*sent)
         assert bench.drained()
-        assert bench.publisher.unacked == 0
+        assert bench.publisher.flights == 0
 
 
 def test_acknowledgements_make_room_in_a_full_queue() -> None:
@@ -168,7 +168,7 @@ def test_what_was_handed_over_before_a_stop_is_produced() -> None:
         for batch in batches:
             bench.publish(batch)
     assert len(bench.producer.sent) == 3
-    assert bench.publisher.unacked == 3 and bench.ledger.committable() == {}
+    assert bench.publisher.flights == 3 and bench.ledger.committable() == {}
 
 
 def test_reports_that_come_in_during_the_stop_still_count() -> None:
