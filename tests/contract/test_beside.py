@@ -24,8 +24,10 @@ PARTITIONS = 4
 
 
 @contextmanager
-def faust_worker(broker: str, group: str, models: Path, *, flow: bool, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """``faust -A tests.contract.beside_app worker``, killed at the end where it still runs."""
+def faust_worker(
+    broker: str, group: str, models: Path, *, flow: bool, log: Path, module: str = "tests.contract.beside_app"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``faust -A MODULE worker``, killed at the end where it still runs."""
     environment = {
         **os.environ,
         "BESIDE_BROKER": broker,
@@ -34,7 +36,7 @@ def faust_worker(broker: str, group: str, models: Path, *, flow: bool, log: Path
         "BESIDE_FLOW": "1" if flow else "0",
         "BESIDE_DATA": str(log.parent / "data"),
     }
-    command = [sys.executable, "-m", "faust", "-A", "tests.contract.beside_app", "worker", "-l", "info"]
+    command = [sys.executable, "-m", "faust", "-A", module, "worker", "-l", "info"]
     with log.open("a") as out:
         process = subprocess.Popen([*command, "--without-web"], env=environment, stdout=out, stderr=out, cwd=Path.cwd())
     try:
@@ -98,3 +100,19 @@ def test_ordinary_agents_work_beside_the_flow_and_their_rebalances_never_touch_i
     assert len(outcomes.answered) == count
     assert set(outcomes.answered.values()) == {1}, "no chunk was lost or read again"
     assert committed(broker.bootstrap, group, topics.requests) == count
+
+
+def test_a_users_own_app_iterates_chunks_and_commits_what_it_finished(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    group, log, count = topic("clicks"), tmp_path / "log", 20_000
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.create_topics([NewTopic(f"{group}.raw", PARTITIONS, 1)])[f"{group}.raw"].result()
+    module = "tests.contract.chunks_app"
+    with faust_worker(broker.bootstrap, group, tmp_path, flow=False, log=log, module=module) as worker:
+        wait_for(log, f"assigned {group}.raw", worker)
+        send(broker.bootstrap, f"{group}.raw", linear_requests(count))
+        wait_for(log, f"counted {count}", worker)
+        worker.send_signal(signal.SIGTERM)
+        worker.wait(60)
+    assert committed(broker.bootstrap, f"{group}-chunks", f"{group}.raw") == count
