@@ -13,7 +13,9 @@ class Limits:
 
     # One poll: enough that the cost of a chunk (about 100 us in all) is 2% of handling it.
     poll_requests_max: int = 4096
-    poll_bytes_max: int = 32 * 1024 * 1024
+    # Of large requests fewer: 16 of 256 KiB are a third of a second of a small model's work. With 128 the agent held
+    # the poll back for seconds, its partitions were paused, and the device ran dry before the refetch came.
+    poll_bytes_max: int = 4 * 1024 * 1024
     # Handed to the flow and without a terminal record yet. 32,768 is a third of a second at full speed, and
     # twice that (a dead letter and its notice each) stays below librdkafka's 100,000 queued messages.
     in_flight_requests_max: int = 32_768

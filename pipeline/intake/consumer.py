@@ -44,6 +44,8 @@ def consumer_settings(
         "check.crcs": True,
         # Re-ask soon when the local queue was full: the default second would stall the flow at full speed.
         "fetch.queue.backoff.ms": 5,
+        # A resumed partition is fetched only when the fetch that is waiting without it returns: 500 ms by default.
+        "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 65_536,
         "topic.metadata.refresh.interval.ms": 30_000,
     }
