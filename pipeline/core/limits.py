@@ -13,8 +13,8 @@ class Limits:
 
     # One poll: enough that the cost of a chunk (about 100 us in all) is 2% of handling it.
     poll_requests_max: int = 4096
-    # Of large requests fewer: 16 of 256 KiB are a third of a second of a small model's work. With 128 the agent held
-    # the poll back for seconds, its partitions were paused, and the device ran dry before the refetch came.
+    # Of large requests fewer: 16 of 256 KiB are a third of a second of a small model's work, and are taken by the
+    # agent before polling would have to pause.
     poll_bytes_max: int = 4 * 1024 * 1024
     # Handed to the flow and without a terminal record yet. 32,768 is a third of a second at full speed, and
     # twice that (a dead letter and its notice each) stays below librdkafka's 100,000 queued messages.
@@ -24,9 +24,10 @@ class Limits:
     waiting_batches_max: int = 4
     # Chunks no agent has taken yet, beyond which the next poll waits: its chunk had better grow meanwhile.
     channel_chunks_max: int = 4
-    # Over its limits the poll thread first just waits (librdkafka drops and refetches what it holds of a
-    # paused partition); past this it pauses and polls on, so that max.poll.interval.ms is never near.
-    pause_after_ms: int = 200
+    # Over its limits the poll thread first just waits: librdkafka drops and refetches what it holds of a paused
+    # partition, and may notice a resume only after a second. Past this it pauses and polls on, so that
+    # max.poll.interval.ms is never near; a rebalance, a stop or a commit waits for at most so long.
+    pause_after_ms: int = 1000
     drain_ms_max: int = 20_000  # a revoke or a stop: below the usual 45 s session and 30 s pod termination
     delivery_attempts_max: int = 5  # of one terminal record, each after librdkafka's own retries
     commit_interval_ms: int = 100  # 10 small commits a second cost nothing; a crash repeats at most so much
