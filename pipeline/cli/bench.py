@@ -24,6 +24,9 @@ Repeats = Annotated[int, typer.Option(help="Rounds; each runs every contestant o
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+PEERS = ("loop", "quiet-loop", "faust")
+
+
 @app.command()
 def throughput(
     broker: Broker = None,
@@ -39,6 +42,7 @@ def throughput(
 
     One-row raw messages of 200 bytes through a linear model, so that the way is measured and not the model; every
     contestant publishes the same bytes, key and headers, and every answer is counted and a sample of them checked.
+    The quiet loop has Python's cycle collector set as Sluice's worker sets its own.
     With --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop.
 
     For instance: sluice bench throughput --repeats 5 --json
@@ -46,7 +50,7 @@ def throughput(
     from pipeline.load.throughput import ArrowWork, RawWork, arrow_throughput, raw_throughput
     from pipeline.models import BUNDLED
 
-    with _ground(broker, repeats * (2 if arrow else 3)) as (bootstrap, folder, tell):
+    with _ground(broker, repeats * (2 if arrow else 1 + len(PEERS))) as (bootstrap, folder, tell):
         if arrow:
             model = _model(BUNDLED, "digits")
             work = ArrowWork(model, bootstrap, folder, requests=requests, rows=rows, repeats=repeats)
@@ -56,7 +60,7 @@ def throughput(
             model = _model(_linear(), "linear")
             raw = RawWork(model, bootstrap, folder, messages=messages, faust_messages=faust_messages, repeats=repeats)
             rounds, figure, cpu = raw_throughput(raw, tell), "messages_per_s", "cpu_us_per_message"
-            ratios = {f"sluice / {peer}": rounds.ratio("sluice", peer, figure) for peer in ("loop", "faust")}
+            ratios = {f"sluice / {peer}": rounds.ratio("sluice", peer, figure) for peer in PEERS}
     lines = [*_table(rounds, {figure: ",.0f", cpu: ".1f"}), "", *_spreads("ratio, within each round", ratios, ".2f")]
     _emit("throughput", rounds, {"model": model.label, "ratios": _dicts(ratios)}, lines, as_json)
 

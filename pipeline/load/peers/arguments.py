@@ -19,6 +19,7 @@ class PeerArguments:
     onnx: str
     label: str
     linger_ms: float
+    quiet_gc: bool
 
 
 def peer_arguments(description: str) -> PeerArguments:
@@ -31,4 +32,5 @@ def peer_arguments(description: str) -> PeerArguments:
     parser.add_argument("--onnx", default="", help="model file of one input and one output")
     parser.add_argument("--label", default="echo/1", help="the model header: NAME/VERSION")
     parser.add_argument("--linger-ms", type=float, default=5.0, help="producer linger (default: librdkafka's)")
+    parser.add_argument("--quiet-gc", action="store_true", help="the collector set as Sluice's worker sets its own")
     return PeerArguments(**vars(parser.parse_args()))

@@ -139,12 +139,13 @@ class Loop:
 
 def main() -> int:
     """Run until SIGTERM or SIGINT."""
-    loop = Loop(peer_arguments(__doc__ or ""))
+    arguments = peer_arguments(__doc__ or "")
+    loop = Loop(arguments)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, loop.stop)
-    # As the worker does: what is loaded stays, and a chunk's messages are not worth five collections.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
+    if arguments.quiet_gc:  # what is loaded stays, and a chunk's messages are not worth five collections
+        gc.freeze()
+        gc.set_threshold(100_000, 20, 20)
     loop.run()
     return 0
 
