@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +17,18 @@ import pytest
 from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED, load_repository
 from tests.contract.worker import Worker
-from topics import Client
+from topics import Client, NotAnswered
 from topics.admin import list_topics
 
 DIGITS = load_repository(BUNDLED)[0]
+
+
+def _first_answer(client: Client) -> dict[str, Any]:
+    """Ask until answered: a group that begins at the latest request may look up where that is just after the first."""
+    for _ in range(5):
+        with contextlib.suppress(NotAnswered):
+            return client.predict(np.zeros((3, 1, 8, 8), np.float32), timeout_s=5)
+    raise AssertionError("never answered")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -33,7 +43,7 @@ def test_it_answers_when_ready_and_drains_when_told(
     ) as worker:
         assert ready.exists()
         with Client(broker.bootstrap, DIGITS.name, DIGITS.signature) as client:
-            said = client.predict(np.zeros((3, 1, 8, 8), np.float32))
+            said = _first_answer(client)
         assert said["label"].shape == (3,)
         assert worker.stop(number) == 0
         assert not ready.exists()
