@@ -222,12 +222,12 @@ class Publisher:
             self.emit(position, record, self._unpublishable)
 
     def emit(self, position: int, record: Record, report: Report) -> None:
-        """Produce one record in the open transaction, which fails as a whole where one of its records does."""
+        """Produce one record, in the open transaction where there is one; ``report`` is told of its delivery."""
         while True:
             try:
                 self.produce(record.topic, record.value, record.key, headers=record.headers,
                              on_delivery=partial(report, position))  # fmt: skip
-            except BufferError:
+            except BufferError:  # librdkafka's queue is full: acknowledgements make room
                 self._producer.poll(FULL_POLL_S)
             else:
                 return
@@ -247,20 +247,13 @@ class Publisher:
 
     def send(self, flight: Flight, position: int, record: Record) -> None:
         """Produce one record of a flight; waits (polling) where librdkafka's queue is full."""
-        while True:
-            try:
-                self.produce(record.topic, record.value, record.key, headers=record.headers,
-                             on_delivery=partial(flight.delivered, position))  # fmt: skip
-            except BufferError:  # the queue is full: acknowledgements make room
-                self._producer.poll(FULL_POLL_S)
-                continue
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise
-                flight.refused(position, str(error.args[0].str()))
-                flight.arrived()
-                return
-            return
+        try:
+            self.emit(position, record, flight.delivered)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise
+            flight.refused(position, str(error.args[0].str()))
+            flight.arrived()
 
     def flight(
         self,
