@@ -13,6 +13,8 @@ from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
+from pipeline.publish.flight import positions_of
+from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, is_too_large
 from pipeline.publish.terminal import HeaderList, Record, rejection
 from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
@@ -22,11 +24,9 @@ from topics.signature import Columns
 if TYPE_CHECKING:
     from pipeline.publish.publisher import Publisher
 
-__all__ = ["Predictions", "Report"]
+__all__ = ["Predictions"]
 
 T = TypeVar("T")
-Report = Callable[[int, KafkaError | None, Message], None]
-"""Takes a record's position and librdkafka's delivery report."""
 
 
 class Predictions:
@@ -47,13 +47,12 @@ class Predictions:
             if publisher.transactions is not None:
                 publisher.transactions.add(Outcome(run.chunk, run.indices, partial(self._emit, run), settle))
                 continue
-            # One more than there are: it settles only when all are produced, though the last may be refused at once.
             record, refuse = partial(self._record, run), partial(self._refuse, run)
-            flight = publisher.flight(len(run.values) + 1, settle, record, refuse)
+            flight = publisher.flight(len(run.values), settle, record, refuse)
             self._produce(run, flight.delivered, partial(publisher.send, flight))
             flight.arrived()
 
-    def _produce(self, run: _Encoded, report: Report, slowly: Callable[[int, Record], None]) -> None:
+    def _produce(self, run: _Encoded, report: OnDelivery, slowly: Callable[[int, Record], None]) -> None:
         """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside.
 
         What ``produce`` does not take at once goes to ``slowly``.
@@ -65,40 +64,52 @@ class Predictions:
         uniform = admitted.uniform
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages
         run.traced.clear()
-        messages = run.messages()
-        columns = zip(range(len(messages)), messages, run.values, run.request_ids, run.sources, strict=True)
-        for position, message, value, request_id, source in columns:
-            headers: HeaderList = [
-                ("request-id", request_id),
-                content_type,
-                status,
-                model,
-                ("source", source),
-            ]
+        keys = run.keys()
+        columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, strict=True)
+        for position, key, value, request_id, source in columns:
+            headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source)]
             if not plain:
                 self._extend(headers, run, position)
             try:
-                produce(topic, value, message.key(), headers=headers, on_delivery=partial(report, position))
+                produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
-                slowly(position, Record(topic, value, message.key(), headers))
+                slowly(position, Record(topic, value, key, headers))
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
         """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
         publisher = self._publisher
         report = partial(self._undelivered, run)
-        if not run.refused:
-            self._produce(run, report, lambda position, record: publisher.emit(position, record, report))
+        if not run.refused and not run.suspects:
+            self._produce(run, report, lambda position, record: self._emit_slowly(run, position, record))
             return
         for position, index in enumerate(run.indices):
             if (why := run.refused.get(position)) is not None:
                 publisher.emit_all(rejection(self._model, "publish", run.chunk, index, why))
-            elif (record := self._record(run, position)) is not None:
-                publisher.emit(position, record, report)
+            elif (record := self._record(run, position)) is None:
+                continue
+            elif position in run.suspects:
+                publisher.emit_alone(record, partial(self._undelivered_alone, run, position))
+            else:
+                publisher.emit(record, report)
 
-    def _undelivered(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
-        """A record failed, and with it its transaction; one that is too large is not tried again."""
-        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+    def _emit_slowly(self, run: _Encoded, position: int, record: Record) -> None:
+        try:
+            self._publisher.emit(record, partial(self._undelivered, run))
+        except KafkaException as error:
+            self._undelivered_alone(run, position, error.args[0], None)
+            raise
+
+    def _undelivered(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
+        """A record failed, and with it its transaction; in the next one those that may be too large go alone."""
+        if error is not None and is_too_large(error):
+            records = [self._record(run, position) for position in range(len(run.values))]
+            run.suspects.update(positions_of([(error, message)], records))
+
+    @staticmethod
+    def _undelivered_alone(run: _Encoded, position: int, error: KafkaError | None, message: Message | None) -> None:
+        """It is too large by itself: its request becomes a dead letter."""
+        if error is not None and is_too_large(error):
             run.refused[position] = run.too_large(position, error.str())
 
     def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
@@ -200,7 +211,7 @@ class Predictions:
 class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
-    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "traced", "values")
+    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "values")
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
         admitted = run.admitted
@@ -226,11 +237,12 @@ class _Encoded:
             request_ids=self.request_ids,
         )
         self.refused: dict[int, BadRequest] = {}
+        self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
 
-    def messages(self) -> Sequence[Message]:
-        """The run's requests."""
-        return self._of(self.chunk.messages)
+    def keys(self) -> list[bytes | None]:
+        """The requests' keys."""
+        return list(map(Message.key, self._of(self.chunk.messages)))
 
     def _of(self, column: Sequence[T]) -> Sequence[T]:
         span = self._span()

@@ -187,19 +187,37 @@ def test_a_prediction_that_is_too_large_becomes_a_dead_letter(when: str) -> None
         if when == "delivered":
             large, fine = bench.producer.wait_for(2)
             bench.producer.report(large, code=KafkaError.MSG_SIZE_TOO_LARGE)
+            bench.producer.report(fine)
+            alone = bench.producer.wait_for(3)[2]
+            assert (alone.value, alone.headers) == (large.value, large.headers)
+            bench.producer.report(alone, code=KafkaError.MSG_SIZE_TOO_LARGE)
         bench.settle()
         records = [sent for sent in bench.producer.sent if sent.value != raw(2)]
         fine, letter, notice = sorted(records, key=lambda sent: sent.header("status"))
         assert (letter.topic, letter.value) == ("m.dead-letters", raw(1))
         assert letter.header("x-error-code") == notice_code(notice) == "prediction-too-large"
         assert letter.header("x-error-stage") == "publish"
-        bench.producer.report(fine)
+        if when == "produced":
+            bench.producer.report(fine)
         bench.settle()
         assert (bench.ledger.in_flight_requests, bench.counts()) == (1, (1, 0, 0, 1))
         bench.producer.report(letter, notice)
         assert bench.drained()
         bench.settle()
         assert bench.counts() == (1, 0, 1, 0)
+
+
+def test_predictions_refused_for_the_size_of_their_message_set_are_delivered_one_by_one() -> None:
+    """I7: a topic's limit below librdkafka's batch size fails records that are small enough each."""
+    with flow() as bench:
+        sent = bench.answer(*[request(at, float(at)) for at in range(3)])
+        bench.producer.report(*sent, code=KafkaError.MSG_SIZE_TOO_LARGE)
+        again = bench.producer.wait_for(6)[3:]
+        assert [(each.value, each.headers) for each in again] == [(each.value, each.headers) for each in sent]
+        bench.producer.report(*again)
+        assert bench.drained()
+        bench.settle()
+        assert bench.counts() == (3, 0, 0, 0)
 
 
 def test_also_where_it_is_alone_in_its_batch_and_refused_at_once() -> None:
@@ -226,6 +244,7 @@ def test_a_notice_that_is_too_large_takes_no_worker_down() -> None:
         letter, notice = reject(bench)
         bench.producer.report(notice, code=KafkaError.MSG_SIZE_TOO_LARGE)
         bench.producer.report(letter)
+        bench.producer.report(bench.producer.wait_for(3)[2], code=KafkaError.MSG_SIZE_TOO_LARGE)
         assert bench.drained()
         bench.settle()
         assert bench.counts() == (0, 0, 1, 0)
@@ -236,6 +255,7 @@ def test_a_dead_letter_the_broker_will_never_take_ends_the_worker_and_is_not_com
         letter, notice = reject(bench)
         bench.producer.report(notice)
         bench.producer.report(letter, code=KafkaError.MSG_SIZE_TOO_LARGE)
+        bench.producer.report(bench.producer.wait_for(3)[2], code=KafkaError.MSG_SIZE_TOO_LARGE)
         assert bench.failed.wait(WAIT_S)
         assert isinstance(bench.failure.pop(), BrokerError)
         assert bench.ledger.committable() == {} and bench.ledger.in_flight_requests == 1
