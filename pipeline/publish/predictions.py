@@ -84,17 +84,31 @@ class Predictions:
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
-        """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
-        publisher = self._publisher
+        """Produce a run in the open transaction; as a dead letter what is found too large, now or in an earlier one."""
+        publisher, model = self._publisher, self._model
         report = partial(self._undelivered, run)
-        if not run.refused:
-            self._produce(run, report, lambda position, record: publisher.emit(position, record, report))
-            return
-        for position, index in enumerate(run.indices):
-            if (why := run.refused.get(position)) is not None:
-                publisher.emit_all(rejection(self._model, "publish", run.chunk, index, why))
-            elif (record := self._record(run, position)) is not None:
+
+        def emit(position: int, record: Record) -> None:
+            try:
                 publisher.emit(position, record, report)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise
+                run.refused[position] = run.too_large(position, str(error.args[0].str()))
+                reject(position)
+
+        def reject(position: int) -> None:
+            why = run.refused[position]
+            publisher.emit_all(rejection(model, "publish", run.chunk, run.indices[position], why))
+
+        if not run.refused:
+            self._produce(run, report, emit)
+            return
+        for position in range(len(run.indices)):
+            if position in run.refused:
+                reject(position)
+            elif (record := self._record(run, position)) is not None:
+                emit(position, record)
 
     def _undelivered(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
         """A record failed, and with it its transaction; one that is too large is not tried again."""
