@@ -102,7 +102,7 @@ class Machine:
     def falter(self) -> None:
         """A place where another thread may come in between."""
         if self._switch_chance and self.current is not None and self.random.random() < self._switch_chance:
-            self.sleep(self.random.random() * 0.002)
+            self.sleep(self.random.random() * (0.05 if self.random.random() < 0.1 else 0.001))
 
     def wake(self, thread: Thread) -> None:
         """What it waits for has happened."""
