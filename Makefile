@@ -12,7 +12,7 @@ SUITES := tests/unit tests/contract
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons bench lock clean
+.PHONY: help demo test lint suites test-pythons simulate bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test          style, types and every test"
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
+	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make bench         throughput and latency beside their peers"
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
@@ -49,6 +50,9 @@ test-3.%:
 			exec $(MAKE) --no-print-directory suites PYTHON="$$python" VENV=.venv-3.$*; \
 		fi; \
 	done; echo "Python 3.$* is not installed: its suites did not run"
+
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulate --schedules 100000 --from $(or $(FROM),0)
 
 bench: $(STAMP)
 	$(BIN)/sluice bench throughput

@@ -80,6 +80,7 @@ class Intake(Service):
         super().__init__(**kwargs)
         self._commits = commits  # else somebody's transactions do
         self._metadata: Any = None
+        self._nobody: Any = None  # what librdkafka says of a consumer that is no member of its group
         self.ledger = ledger
         self.limits = limits
         self.assigned = asyncio.Event()  # set with the first assignment
@@ -149,6 +150,8 @@ class Intake(Service):
     def _poll_loop(self) -> None:
         consumer = self._factory({**self._settings, "on_commit": self._on_commit})
         try:
+            if not self._commits:
+                self._nobody = consumer.consumer_group_metadata()
             consumer.subscribe(
                 list(self._put), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -286,8 +289,13 @@ class Intake(Service):
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 
     def _look(self, consumer: ConsumerLike) -> None:
-        if not self._commits:
-            self._metadata = consumer.consumer_group_metadata()
+        """Note the membership; not that there is none any more, between its loss and the callback that tells of it.
+
+        The broker takes offsets without a member for those of an old producer and checks nothing (KIP-447): with its
+        last membership, which it refuses, nothing of a lost assignment can be committed (I3).
+        """
+        if not self._commits and (metadata := consumer.consumer_group_metadata()) != self._nobody:
+            self._metadata = metadata
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1

@@ -77,28 +77,32 @@ class Predictions:
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
-        """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
-        publisher = self._publisher
-        report = partial(self._undelivered, run)
+        """Produce a run in the open transaction; as a dead letter what is found too large, now or in an earlier one."""
         if not run.refused and not run.suspects:
-            self._produce(run, report, lambda position, record: self._emit_slowly(run, position, record))
+            self._produce(run, partial(self._undelivered, run), partial(self._emit_one, run))
             return
-        for position, index in enumerate(run.indices):
-            if (why := run.refused.get(position)) is not None:
-                publisher.emit_all(rejection(self._model, "publish", run.chunk, index, why))
-            elif (record := self._record(run, position)) is None:
-                continue
-            elif position in run.suspects:
+        for position in range(len(run.indices)):
+            if position in run.refused:
+                self._emit_rejection(run, position)
+            elif (record := self._record(run, position)) is not None:
+                self._emit_one(run, position, record)
+
+    def _emit_one(self, run: _Encoded, position: int, record: Record) -> None:
+        publisher = self._publisher
+        try:
+            if position in run.suspects:
                 publisher.emit_alone(record, partial(self._undelivered_alone, run, position))
             else:
-                publisher.emit(record, report)
-
-    def _emit_slowly(self, run: _Encoded, position: int, record: Record) -> None:
-        try:
-            self._publisher.emit(record, partial(self._undelivered, run))
+                publisher.emit(record, partial(self._undelivered, run))
         except KafkaException as error:
+            if not is_too_large(error.args[0]):
+                raise
             self._undelivered_alone(run, position, error.args[0], None)
-            raise
+            self._emit_rejection(run, position)
+
+    def _emit_rejection(self, run: _Encoded, position: int) -> None:
+        why = run.refused[position]
+        self._publisher.emit_all(rejection(self._model, "publish", run.chunk, run.indices[position], why))
 
     def _undelivered(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
         """A record failed, and with it its transaction; in the next one those that may be too large go alone."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -99,8 +100,13 @@ class Publisher:
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join()
-        if left := self._producer.flush(timeout_s):
-            log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+        try:
+            left = self._producer.flush(timeout_s)
+        except BrokerError as error:  # a report that comes only now; whoever has the partition next answers again
+            log.warning("while stopping: %s", error)
+        else:
+            if left:
+                log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
 
     # --- the completion thread -------------------------------------------------------------------------------------
 
@@ -136,13 +142,14 @@ class Publisher:
             self._failed(device, lane, batch, error)
             return
         outputs: list[tuple[Run, Columns]] = []
-        for run in batch.runs:
-            rows = slice(run.slot_row, run.slot_row + run.rows)
-            outputs.append((run, {name: array[rows] for name, array in batch.slot.outputs.items()}))
-        for piece in batch.pieces:
-            joined = piece.joined
+        for part in sorted(batch.parts(), key=attrgetter("slot_row")):  # as they came: order per key
+            if isinstance(part, Run):
+                rows = slice(part.slot_row, part.slot_row + part.rows)
+                outputs.append((part, {name: array[rows] for name, array in batch.slot.outputs.items()}))
+                continue
+            joined = part.joined
             total = int(np.diff(joined.admitted.row_start[joined.request : joined.request + 2])[0])
-            if not joined.failed and joined.take(batch.slot, piece, lane.model.signature.outputs, total):
+            if not joined.failed and joined.take(batch.slot, part, lane.model.signature.outputs, total):
                 outputs.append((Run(joined.admitted, joined.request, joined.request + 1, 0), joined.outputs))
         # An assignment that was lost is somebody else's by now (I3).
         outputs = [(run, columns) for run, columns in outputs if self.ledger.is_current(run.admitted.chunk)]

@@ -115,6 +115,15 @@ def test_an_error_of_the_producer_itself_fails_the_worker() -> None:
         assert bench.failure.pop() is error
 
 
+def test_a_delivery_that_fails_while_the_worker_stops_does_not_keep_it_from_stopping() -> None:
+    with flow() as bench:
+        sent = bench.answer(request(0))
+        bench.publisher.stop(0.0)
+        bench.producer.report(*sent, code=KafkaError._FATAL, fatal=True)
+        bench.publisher.stop(0.0)
+        assert bench.ledger.in_flight_requests == 1
+
+
 def test_what_failed_together_waits_once(slept: list[float]) -> None:
     """A broker that was away for long fails all that is in flight at once: 32,768 waits would be two hours."""
     with flow() as bench:

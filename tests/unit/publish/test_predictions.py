@@ -188,6 +188,22 @@ def test_a_request_larger_than_a_batch_is_published_once_and_whole() -> None:
         assert len(bench.device.given_back) == 3
 
 
+def test_what_came_behind_a_request_larger_than_a_batch_is_published_behind_it() -> None:
+    with flow() as bench:
+        (admitted,) = bench.admit(*[message(n, raw(*range(3 - 2 * n)), headers=RAW_HEADERS) for n in range(2)])
+        joined = Joined(admitted, 0, 3)
+        for start, rows in ((0, 2), (2, 1)):
+            batch = Batch([], [], 0, 0)
+            batch.add(Piece(joined, start, rows, 0))
+            if start:
+                batch.add(Run(admitted, 1, 2, 0))
+            bench.publish(bench.compute(batch))
+        sent = bench.producer.wait_for(2)
+        assert [each.header("source") for each in sent] == [f"{TOPIC}/0/0", f"{TOPIC}/0/1"]
+        bench.producer.report(*sent)
+        assert bench.drained()
+
+
 def test_a_batch_that_fails_runs_again_in_halves_and_only_the_culprit_is_rejected() -> None:
     with flow(answer_rejected=False) as bench:
         bench.backend.poison = {5}

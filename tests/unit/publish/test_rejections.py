@@ -7,6 +7,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.core.errors import BrokerError
+from pipeline.core.limits import Limits
+from pipeline.publish import Transactions
 from pipeline.publish.terminal import REASON_CHARS_MAX
 from tests.unit.intake.messages import POLLED_MS, TOPIC, message
 from tests.unit.publish.bench import KEY, WAIT_S, Bench, Sent, flow
@@ -228,6 +230,28 @@ def test_also_where_it_is_alone_in_its_batch_and_refused_at_once() -> None:
         assert letter.header("x-error-code") == "prediction-too-large"
         bench.producer.report(letter)
         assert bench.drained()
+
+
+def test_in_a_transaction_librdkafka_refuses_it_and_its_dead_letter_takes_its_place() -> None:
+    with flow(answer_rejected=False) as bench:
+        bench.publisher.transactions = Transactions(
+            bench.producer,
+            bench.ledger,
+            group_metadata=lambda: b"member",
+            committed=lambda offsets: None,
+            limits=Limits(),
+            clock=bench.clock,
+        )
+        bench.producer.refuse = lambda sent: _too_large() if sent.value == raw(4) else None
+        bench.publish(bench.batch(*bench.admit(*[request(n, float(n)) for n in range(1, 4)])))
+        assert bench.drained()
+        bench.settle()
+        assert [(sent.topic, sent.value) for sent in bench.producer.sent] == [
+            ("m.predictions", raw(2)),
+            ("m.dead-letters", raw(2)),
+            ("m.predictions", raw(6)),
+        ]
+        assert bench.counts() == (2, 0, 1, 0)
 
 
 def notice_code(notice: Sent) -> str:
