@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from pipeline.core.errors import ModelError
     from pipeline.models import Model
-    from topics.signature import Tensor
 
 __all__ = ["app"]
 
@@ -115,11 +114,7 @@ def _table(models: Iterable[Model]) -> list[str]:
     rows = [("MODEL", "BACKEND", "ROWS MAX", "TAKES", "GIVES")]
     for model in models:
         sides = (model.signature.inputs, model.signature.outputs)
-        takes, gives = (", ".join(map(_tensor, side)) for side in sides)
+        takes, gives = (", ".join(map(str, side)) for side in sides)
         rows.append((model.label, model.manifest.backend, str(model.manifest.rows_max), takes, gives))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _tensor(tensor: Tensor) -> str:
-    return f"{tensor.name} {tensor.dtype.name}{list(tensor.shape)}"

@@ -161,7 +161,7 @@ def check_signature(model: Model, session: Any) -> None:
     for side in ("inputs", "outputs"):
         declared, found = (getattr(signature, side) for signature in (model.signature, actual))
         if declared != found:
-            said, has = (", ".join(f"{t.name} {t.dtype.name}{list(t.shape)}" for t in ts) for ts in (declared, found))
+            said, has = (", ".join(map(str, tensors)) for tensors in (declared, found))
             raise ModelError(f"{model.path}: the manifest declares {side} {said}, but the model has {has}")
 
 

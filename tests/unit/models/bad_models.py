@@ -19,9 +19,10 @@ from pipeline.models.manifest import MANIFEST
 from tests.unit.models import graphs
 from topics.signature import Signature
 
-__all__ = ["BAD_MODELS", "WEIGHTS", "BadModel", "good_model", "write_manifest"]
+__all__ = ["BAD_MODELS", "WEIGHTS", "WEIGHTS_REVERSED", "BadModel", "good_model", "write_manifest"]
 
 WEIGHTS = np.array([1, 2, 3], np.float32).tobytes()
+WEIGHTS_REVERSED = np.array([3, 2, 1], np.float32).tobytes()
 
 
 @dataclass(frozen=True)
