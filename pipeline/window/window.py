@@ -95,7 +95,7 @@ class Window:
                 break
         if self._waiting.rows < self._rows_max:
             self._room.set()
-        if self._successor is not None and not self._waiting.rows and not self._again:
+        if self._successor is not None and not self._waiting.rows:
             self._let_go(self._successor)
 
     def _plan(self, now_ns: int) -> Plan:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from onnx import TensorProto, helper
 
 from pipeline.core.errors import ModelError
 from pipeline.models import add_model, read_model
@@ -80,9 +81,9 @@ def test_only_a_model_of_the_same_signature_replaces_another(tmp_path: Path) -> 
         graphs.pick(tmp_path / "pick.onnx"),
         graphs.save(
             tmp_path / "other.onnx",
-            [graphs.helper.make_node("Cast", ["x"], ["y"], to=graphs.TensorProto.DOUBLE)],
+            [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.DOUBLE)],
             inputs={"x": (graphs.FLOAT, ("batch", 3))},
-            outputs={"y": (graphs.TensorProto.DOUBLE, ("batch", 3))},
+            outputs={"y": (TensorProto.DOUBLE, ("batch", 3))},
         ),
     ):
         other = add_model(tmp_path / "models", path, name="plus")

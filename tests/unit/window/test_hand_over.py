@@ -117,10 +117,11 @@ def test_a_request_that_is_split_is_whole_in_one_version() -> None:
         offer = asyncio.ensure_future(bench.old.offer([admitted_of([3, 40, 2])]))
         await asyncio.sleep(0)
         handing = await bench.hand_over()
-        await bench.new.offer([admitted_of([20, 1], first=100)])
+        later = asyncio.ensure_future(bench.new.offer([admitted_of([20, 1], first=100)]))
+        await asyncio.sleep(0)
         while bench.device.running:
             bench.device.end()
-        await asyncio.gather(handing, offer)
+        await asyncio.gather(handing, offer, later)
         rows = {name: [row for of, each in bench.device.ran if of == name for row in each] for name in ("old", "new")}
         assert rows == {"old": list(range(45)), "new": list(range(100, 121))}
 
@@ -144,6 +145,22 @@ def test_halves_of_a_batch_that_failed_are_the_old_versions() -> None:
             ("old", [0, 1]),
             ("old", [2, 3]),
         ]
+
+    run(scenario)
+
+
+def test_halves_that_wait_for_a_slot_go_before_the_new_version() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.old.offer([admitted_of([1] * 15)])
+        await bench.old.offer([admitted_of([1], first=15)])
+        bench.device.end(retry=True)
+        handing = await bench.hand_over()
+        await bench.new.offer([admitted_of([1] * 8, first=100)])
+        assert [rows for _, rows in bench.device.ran[2:]] == [[0, 1, 2, 3]]
+        while bench.device.running:
+            bench.device.end()
+        await handing
+        assert [name for name, _ in bench.device.ran] == ["old"] * 4 + ["new"]
 
     run(scenario)
 
