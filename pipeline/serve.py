@@ -26,20 +26,28 @@ def run_worker(
     models: Sequence[Model],
     settings: Settings,
     *,
+    repository: Path | None = None,
     ready: Callable[[], None] = lambda: None,
     report: Path | None = None,
 ) -> int:
     """Serve ``models`` until SIGTERM or SIGINT, drain, and return the exit code: 0, or 1 where the flow failed.
 
+    Newer versions that appear in ``repository`` are swapped in; SIGHUP has it looked at at once.
     ``ready`` is called once partitions are assigned and requests can be answered; a second signal ends the
     process at once. ``report`` names a file for the observer's last snapshot, as JSON. Raises `SluiceError` for
     what is wrong before the start.
     """
-    return uvloop.run(_serve(models, settings, ready, report))
+    return uvloop.run(_serve(models, settings, repository, ready, report))
 
 
-async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[], None], report: Path | None) -> int:
-    app = create_app(models, settings)
+async def _serve(
+    models: Sequence[Model],
+    settings: Settings,
+    repository: Path | None,
+    ready: Callable[[], None],
+    report: Path | None,
+) -> int:
+    app = create_app(models, settings, repository=repository)
     flow, intake = flow_of(app)
     flow.load()
     told = asyncio.Event()
@@ -53,6 +61,8 @@ async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if flow.swaps is not None:
+        loop.add_signal_handler(signal.SIGHUP, flow.swaps.look_now)
     try:
         await app.start()
         await app.wait_first(told.wait(), intake.assigned.wait())

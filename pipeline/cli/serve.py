@@ -76,8 +76,8 @@ def serve(
 ) -> None:
     """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
 
-    Prints one line beginning with "ready" when it can answer, and logs to standard error. The newest version of each
-    model is served.
+    Prints one line beginning with "ready" when it can answer, and logs to standard error. The newest good version of
+    each model is served; a newer one that appears in the repository is swapped in within seconds, or at once on SIGHUP.
 
     For instance: sluice serve --models ./models --broker localhost:9092 --group vision
     """
@@ -110,7 +110,7 @@ def serve(
     from pipeline.serve import run_worker
 
     try:
-        status = run_worker(loaded, settings, ready=ready, report=report)
+        status = run_worker(loaded, settings, repository=models, ready=ready, report=report)
     finally:
         if ready_file is not None:
             ready_file.unlink(missing_ok=True)

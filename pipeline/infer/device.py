@@ -30,7 +30,7 @@ class DeviceState:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One model's slots on the device; ``free``, ``changed`` and ``retry`` belong to the event loop."""
+    """One version's slots on the device; ``free``, ``changed`` and ``retry`` belong to the event loop."""
 
     model: Model
     backend: Backend
@@ -57,11 +57,16 @@ class Device:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, model: Model, backend: Backend, slots: int, done: Callable[[Lane, Batch], None]) -> Lane:
-        """Allocate and warm a model's slots; before the start only."""
+        """Allocate and warm a version's slots, also beside those that run: any thread, as long as warming takes."""
         lane = Lane(model, backend, done, backend.slots(slots))
         backend.warm()
         self._lanes.append(lane)
         return lane
+
+    def remove(self, lane: Lane) -> None:
+        """Forget a lane all of whose slots are free; its backend is the caller's to close. Event loop only."""
+        self._lanes.remove(lane)
+        lane.free.clear()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the device thread; it wakes ``loop`` when something became free."""

@@ -169,6 +169,28 @@ def test_a_thread_that_dies_fails_the_worker() -> None:
     run(scenario)
 
 
+def test_a_lane_that_is_added_while_others_run_is_warm_and_one_that_is_removed_is_asked_no_more() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.submit(0)
+        backend = FakeBackend()
+        loop = asyncio.get_running_loop()
+        lane = await loop.run_in_executor(None, bench.device.add, model_of("c"), backend, 2, bench._done)
+        assert backend.warmed == 1
+        lane.changed = bench._changed(lane)
+        bench.lanes.append(lane)
+        bench.submit(1, lane=2)
+        await bench.until_done(2)
+        assert backend.ran == [[1]]
+        bench.device.remove(bench.lanes[1])
+        bench.asked.clear()
+        bench.submit(2)
+        await bench.until_done(3)
+        assert sorted(bench.asked) == ["a", "c"]
+        assert bench.lanes[1].free == []
+
+    run(scenario)
+
+
 def test_lanes_take_turns_at_being_asked_first() -> None:
     async def scenario(bench: Bench) -> None:
         for number in range(4):
