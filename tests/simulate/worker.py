@@ -50,6 +50,12 @@ class Clock:
         return self._machine.now_ns
 
 
+class _Observer(Observer):
+    """Counts; where time goes is not simulated, and its histograms cost an eighth of a schedule."""
+
+    def _record(self, finished: object) -> None: ...
+
+
 class _Flow(Flow):
     """Tells the worker when it has failed."""
 
@@ -89,7 +95,7 @@ class Worker:
         parts, clock = self.parts, Clock(self.machine)
         settings = Settings("broker", guarantee=parts.guarantee, instance_id=self._instance_id, limits=parts.limits)
         self.ledger = Ledger()
-        self.observer = Observer(clock=clock)
+        self.observer = _Observer(clock=clock)
         self.intake = _Intake(
             {},
             ledger=self.ledger,
