@@ -16,7 +16,7 @@ from mode import Service
 
 from pipeline.commit import Ledger, Offsets, TopicPartitionKey
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError
+from pipeline.core.errors import BrokerError, SluiceError
 from pipeline.core.limits import Limits
 from pipeline.intake.chunk import Chunk
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message ends it at once
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
+# Without the right to read, or to be in the group, a worker would wait for ever.
+FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 Put = Callable[[Chunk], None]
 
@@ -142,7 +144,7 @@ class Intake(Service):
         try:
             self._poll_loop()
         except Exception as error:  # handed on: the service crashes with it
-            log.exception("the poll thread failed")
+            log.error("the poll thread failed: %s", error, exc_info=not isinstance(error, SluiceError))  # noqa: TRY400
             reason = error
             self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(reason)))
 
@@ -190,7 +192,7 @@ class Intake(Service):
         return messages
 
     def _tell(self, error: KafkaError, topic: str) -> None:
-        if error.fatal():
+        if error.fatal() or error.code() in FORBIDDEN:
             raise BrokerError(f"the consumer cannot go on: {error.str()}")
         now_s = time.monotonic()
         key = f"{topic} {error.name()}"

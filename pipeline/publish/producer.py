@@ -8,9 +8,12 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 
+from topics.connect import Sparse
+
 __all__ = ["OnDelivery", "ProducerLike", "kafka_producer", "producer_settings"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparse())
 
 OnDelivery = Callable[[KafkaError | None, Message], None]
 HeaderList = Sequence[tuple[str, str | bytes | None]]
