@@ -7,6 +7,7 @@ obey. Nothing is ever taken away here: what a principal has beyond its need is t
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # exported, b
 
 from topics.admin import Drift
 from topics.connect import CONSUMER, Connection
-from topics.errors import InputError
+from topics.errors import InputError, KafkaFailed
 from topics.names import Topics
 
 __all__ = ["Acl", "apply_acls", "client_acls", "drift", "plan", "verify_acls", "worker_acls"]
@@ -124,9 +125,13 @@ def _told(acl: Acl, expected: str, found: str) -> Drift:
 def apply_acls(
     broker: str, wanted: Sequence[Acl], *, kafka: Mapping[str, str] | None = None, timeout_s: float = 30.0
 ) -> list[Acl]:
-    """Create what is missing of ``wanted`` and return it; running it again changes nothing. Raises `KafkaFailed`."""
+    """Create what is missing of ``wanted`` and return it; running it again changes nothing.
+
+    Returns once the broker that is asked knows of all. Raises `KafkaFailed`.
+    """
     connection = Connection(broker, kafka)
     admin = connection.admin()
+    until_s = time.monotonic() + timeout_s
     missing = plan(wanted, _found(connection, admin, wanted, timeout_s))
     bindings = [_binding(acl) for acl in missing]
     try:
@@ -134,6 +139,10 @@ def apply_acls(
             future.result()
     except KafkaException as error:
         raise connection.failed("cannot create ACLs", error, admin) from error
+    while plan(missing, _found(connection, admin, missing, timeout_s)):  # the controller has them, this broker not yet
+        if time.monotonic() > until_s:
+            raise KafkaFailed(f"ACLs were created, but {broker} does not know of them after {timeout_s:g} s")
+        time.sleep(0.05)
     return missing
 
 

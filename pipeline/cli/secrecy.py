@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable, Mapping
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from topics.secrets import HIDDEN, is_secret
@@ -43,10 +44,15 @@ def without_secrets(text: str) -> str:
 
 
 class Discreet(logging.Formatter):
-    """A formatter whose lines, tracebacks and all, are without secrets."""
+    """A formatter whose lines are without secrets, and without a traceback where it is the world's error, not ours."""
 
     def format(self, record: logging.LogRecord) -> str:
         return without_secrets(super().format(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - its name
+        from pipeline.core.errors import SluiceError
+
+        return "" if ei[0] is None or issubclass(ei[0], SluiceError) else super().formatException(ei)
 
 
 def discreet_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -16,7 +16,7 @@ from mode import Service
 
 from pipeline.commit import Ledger, Offsets, TopicPartitionKey
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError, SluiceError
+from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
 from pipeline.intake.chunk import Chunk
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer
@@ -144,7 +144,7 @@ class Intake(Service):
         try:
             self._poll_loop()
         except Exception as error:  # handed on: the service crashes with it
-            log.error("the poll thread failed: %s", error, exc_info=not isinstance(error, SluiceError))  # noqa: TRY400
+            log.exception("the poll thread failed")
             reason = error
             self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(reason)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +22,10 @@ from cryptography.x509.oid import NameOID
 
 from pipeline.local import EmbeddedKafka
 
-__all__ = ["PASSWORD", "Authority", "Secured", "secured_broker"]
+__all__ = ["ADMIN", "PASSWORD", "Authority", "Secured", "config_file", "secured_broker"]
 
 PASSWORD = "kept-to-itself-7f3a"  # every user's; nothing may print it
+ADMIN = "admin"
 
 
 class Authority:
@@ -62,7 +63,7 @@ def _named(name: str) -> x509.Name:
 
 @dataclass(frozen=True, slots=True)
 class Secured:
-    """A running broker. Its plain listener is the super user's; the others know users by name, who may do nothing."""
+    """A running broker. Its plain listener is the super user's; the others know users, who may do nothing at first."""
 
     kafka: EmbeddedKafka
     authority: Authority
@@ -107,6 +108,13 @@ class Secured:
         }
 
 
+def config_file(path: Path, kafka: Mapping[str, str]) -> Path:
+    """Settings as the file that commands take."""
+    path.touch(0o600)
+    path.write_text("".join(f"{name}={value}\n" for name, value in kafka.items()))
+    return path
+
+
 @contextmanager
 def secured_broker(folder: Path) -> Iterator[Secured]:
     """Start it with certificates made for it in ``folder``."""
@@ -123,7 +131,8 @@ def secured_broker(folder: Path) -> Iterator[Secured]:
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",  # whoever comes by the plain listener: these tests, and the broker itself
+        # Whoever comes by the plain listener (these tests, the broker itself), and one with a password.
+        "super.users": f"User:ANONYMOUS;User:{ADMIN}",
     }
     with EmbeddedKafka(properties=properties, listeners={"SCRAM": "SASL_SSL", "MUTUAL": "SSL"}) as kafka:
         yield Secured(kafka, authority)
