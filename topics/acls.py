@@ -84,7 +84,8 @@ def worker_acls(principal: str, models: Iterable[Topics], group: str) -> list[Ac
 def client_acls(principal: str, models: Iterable[Topics]) -> list[Acl]:
     """What a client does: write requests and read predictions.
 
-    Its reader is a member of no group, but librdkafka looks for the coordinator of the one it names.
+    Its reader joins no group, but librdkafka looks for the coordinator of the one it names, and would be refused (and
+    the broker log it) again and again.
     """
     allowed = [Acl(principal, "group", str(CONSUMER["group.id"]), "describe", prefixed=True)]
     for model in models:

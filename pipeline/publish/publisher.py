@@ -98,7 +98,12 @@ class Publisher:
         self._queue.put(None)
         if self._thread.is_alive():
             self._thread.join()
-        if left := self._producer.flush(timeout_s):
+        try:
+            left = self._producer.flush(timeout_s)
+        except KafkaException as error:  # fatal, and told when it happened; the rest of the flow still has to stop
+            log.warning("nothing more is published: %s", error.args[0].str())
+            return
+        if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
 
     # --- the completion thread -------------------------------------------------------------------------------------

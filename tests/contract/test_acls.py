@@ -193,8 +193,7 @@ def test_a_client_can_do_nothing_else(service: Service) -> None:
     assert code_of_transacting(kafka, f"{service.group}.1") == denied
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-@pytest.mark.parametrize("guarantee", ["at-least-once", "exactly-once"])
+@pytest.mark.parametrize(("guarantee", "protocol"), [("at-least-once", "consumer"), ("exactly-once", "classic")])
 def test_a_worker_without_its_rights_says_so_and_ends(service: Service, guarantee: str, protocol: str) -> None:
     """In another group, whose offsets and transactions are not its own."""
     command = ["serve", "--models", str(service.models), "--broker", service.broker.scram, "--no-apply"]

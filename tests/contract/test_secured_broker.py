@@ -141,11 +141,13 @@ def test_no_secret_is_in_anything_that_is_printed_logged_or_written(
     loud = ["--log-level", "debug", "--kafka", "debug=all", "--report", str(report)]
     url = f"http://me:{PASSWORD}@127.0.0.1:1"
     with Worker(secured.scram, models, topic("group"), *where, *loud, "--otlp-endpoint", url, log=log) as worker:
-        ended = run_all({"produce": ["produce", name, "--broker", secured.scram, *where]}, {}, json.dumps(REQUEST))
-        ended |= run_all({each: [*refused[each][0], "--kafka", "debug=all"] for each in ("produce", "topics")}, {})
-        wrong = [*refused["wrong"][0], "--otlp-endpoint", url]
-        ended |= run_all({"wrong": [*wrong, *loud[:-2], "--report", str(tmp_path / "other.json")]}, {})
-        ended |= run_all({"none": [*refused["absent"][0], "--kafka", f"sasl.password {PASSWORD}"]}, {})
+        commands = {
+            "right": ["produce", name, "--broker", secured.scram, *where],
+            "wrong": [*refused["wrong"][0], *loud[:-2], "--otlp-endpoint", url],
+            "produce": [*refused["produce"][0], "--kafka", "debug=all"],
+            "none": [*refused["absent"][0], "--kafka", f"sasl.password {PASSWORD}"],
+        }
+        ended = run_all(commands, {}, json.dumps(REQUEST) + "\n")
         ended |= run_all({"environment": ["topics", "list", "--broker", secured.scram]}, {"SLUICE_KAFKA": PASSWORD})
         assert worker.stop() == 0
         assert worker.process.stdout is not None
@@ -156,4 +158,5 @@ def test_no_secret_is_in_anything_that_is_printed_logged_or_written(
     assert topics_of(name).requests in lines
     printed = [out, lines, report.read_text(), *(text for each in ended.values() for text in (each.out, each.err))]
     assert [text for text in printed if PASSWORD in text or WRONG in text] == []
-    assert {ended[each].code for each in ("none", "environment")} == {2}
+    codes = {"right": 0, "wrong": 1, "produce": 1, "none": 2, "environment": 2}
+    assert {each: said.code for each, said in ended.items()} == codes
