@@ -12,7 +12,7 @@ SUITES := tests/unit tests/contract
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons simulate bench lock clean
+.PHONY: help demo test lint suites test-pythons simulate bench audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make bench         throughput and latency beside their peers"
+	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
 
@@ -58,6 +59,9 @@ bench: $(STAMP)
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench latency
+
+audit: $(STAMP)
+	$(BIN)/python ops/audit.py
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -237,6 +237,7 @@ def create_app(
         "broker": [f"kafka://{host.strip()}" for host in settings.broker.split(",")],
         "datadir": Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}",  # the flow keeps nothing there
         "web_enabled": False,
+        "web_bind": "127.0.0.1",  # `faust worker` enables it again unless told not to, and would bind to all interfaces
         "topic_disable_leader": True,
         "topic_allow_declare": False,
         "table_standby_replicas": 0,

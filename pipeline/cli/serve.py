@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.broker import BrokerOption, KafkaOption, broker_of, kafka_of
+from pipeline.cli.broker import BrokerOption, KafkaConfigOption, KafkaOption, broker_of, kafka_of
+from pipeline.cli.secrecy import Discreet, hide_url
 from pipeline.core.settings import Guarantee
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.core.settings import Settings
     from pipeline.models import Model
 
 __all__ = ["serve"]
@@ -69,6 +71,7 @@ def serve(
     instance_id: InstanceId = None,
     threads: Threads = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     otlp_endpoint: Endpoint = None,
     log_level: LogLevel = "info",
     ready_file: ReadyFile = None,
@@ -83,8 +86,10 @@ def serve(
     """
     from pipeline.core.settings import Settings
     from pipeline.models import BUNDLED, load_repository
+    from topics.connect import Connection
 
     _log_to_stderr(log_level)
+    hide_url(otlp_endpoint or "")
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)  # of a worker that was killed
     settings = Settings(
@@ -93,13 +98,14 @@ def serve(
         guarantee=guarantee,
         offset_reset=from_,
         instance_id=instance_id,
-        kafka=kafka_of(kafka),
+        kafka=kafka_of(kafka, kafka_config),
         threads=threads,
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)
+    Connection(settings.broker, settings.kafka).reach()
     if apply:
-        _apply(loaded, settings.broker, partitions, kafka_of(kafka))
+        _apply(loaded, settings, partitions)
 
     def ready() -> None:
         if ready_file is not None:
@@ -117,19 +123,21 @@ def serve(
     raise typer.Exit(status)
 
 
-def _apply(models: Sequence[Model], broker: str, partitions: int | None, kafka: dict[str, str]) -> None:
+def _apply(models: Sequence[Model], settings: Settings, partitions: int | None) -> None:
     from topics.admin import apply_topics, verify_topics
 
     wanted = [model.topics for model in models]
-    for step in apply_topics(broker, wanted, partitions=partitions, kafka=kafka):
+    for step in apply_topics(settings.broker, wanted, partitions=partitions, kafka=settings.kafka):
         if step.action != "kept":
             log.info("topic %s %s with %d partitions", step.topic, step.action, step.partitions)
-    for drift in verify_topics(broker, wanted, kafka=kafka):
+    for drift in verify_topics(settings.broker, wanted, kafka=settings.kafka):
         log.warning("drift: %s", drift)
 
 
 def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Discreet("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     if level != "debug":
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message ends it at once
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
+# Without the right to read, or to be in the group, a worker would wait for ever.
+FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 Put = Callable[[Chunk], None]
 
@@ -193,7 +195,7 @@ class Intake(Service):
         return messages
 
     def _tell(self, error: KafkaError, topic: str) -> None:
-        if error.fatal():
+        if error.fatal() or error.code() in FORBIDDEN:
             raise BrokerError(f"the consumer cannot go on: {error.str()}")
         now_s = time.monotonic()
         key = f"{topic} {error.name()}"

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 
+from topics.connect import Sparse
+
 __all__ = [
     "ANY_PARTITION",
     "NOW",
@@ -22,6 +24,7 @@ ANY_PARTITION, NOW = -1, 0
 """What `ProducerLike.produce` takes for "by the key" and "the time of the call"."""
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparse())
 
 OnDelivery = Callable[[KafkaError | None, Message], None]
 HeaderList = Sequence[tuple[str, str | bytes | None]]

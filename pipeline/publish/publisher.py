@@ -102,11 +102,11 @@ class Publisher:
             self._thread.join()
         try:
             left = self._producer.flush(timeout_s)
-        except BrokerError as error:  # a report that comes only now; whoever has the partition next answers again
+        except (BrokerError, KafkaException) as error:  # told only now: the rest has to stop too
             log.warning("while stopping: %s", error)
-        else:
-            if left:
-                log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+            return
+        if left:
+            log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
 
     # --- the completion thread -------------------------------------------------------------------------------------
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from pipeline.admit import Admission
 from pipeline.app import Flow, _Told
 from pipeline.commit import Ledger
 from pipeline.core.limits import Limits
@@ -21,7 +19,6 @@ from tests.simulate.broker import Broker, Source
 from tests.simulate.consumer import Consumer
 from tests.simulate.machine import Machine, Process
 from tests.simulate.producer import Producer
-from topics.limits import RequestLimits
 
 __all__ = ["Parts", "Worker"]
 
@@ -115,7 +112,7 @@ class Worker:
             group_metadata=self.intake.group_metadata,
         )
         self.flow.failed = self.intake.failed = self._failed
-        self.flow._backends.append((parts.model, parts.backend()))  # loaded
+        self.flow._backends.append(parts.backend())  # loaded
         try:
             await self.flow.on_start()
         except Exception as error:  # noqa: BLE001 - a worker that cannot start ends
@@ -125,18 +122,14 @@ class Worker:
         self.intake.route(parts.model.topics.requests, queue.put_nowait)
         await self.intake.on_start()
         await self.intake.on_started()
-        self.window = self.flow.windows[parts.model.name]
+        self.window = self.flow._versions[parts.model.name].window
         self.ready = True
         await self._serve(queue)
 
     async def _serve(self, queue: ChunkQueue) -> None:
         """The agent, as `pipeline.app` has it."""
-        model = self.parts.model
-        reject = partial(self.flow.publisher.reject, model, "admit")
-        admit = Admission(model, self.parts.limits, RequestLimits(), reject=reject, clock=Clock(self.machine))
         while True:
-            chunk = await queue.get()
-            await self.window.offer(admit(chunk))
+            await self.flow.serve(self.parts.model.name, await queue.get())
 
     def _consume(self, settings: dict[str, Any]) -> Consumer:
         self.consumer = Consumer(self.parts.broker, self.process, settings)
