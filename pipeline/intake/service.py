@@ -152,8 +152,7 @@ class Intake(Service):
     def _poll_loop(self) -> None:
         consumer = self._factory({**self._settings, "on_commit": self._on_commit})
         try:
-            if not self._commits:
-                self._nobody = consumer.consumer_group_metadata()
+            self._nobody = consumer.consumer_group_metadata()
             consumer.subscribe(
                 list(self._put), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -263,7 +262,7 @@ class Intake(Service):
         if not self._commits or now_s < self._commit_due_s or self._committing is not None:
             return
         self._commit_due_s = now_s + self.limits.commit_interval_ms / 1000
-        if offsets := self.ledger.committable():
+        if self._is_member(consumer) and (offsets := self.ledger.committable()):
             self._committing = offsets
             consumer.commit(offsets=_as_list(offsets), asynchronous=True)
 
@@ -277,7 +276,7 @@ class Intake(Service):
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
     def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        offsets = self.ledger.committable(keys) if self._commits else {}
+        offsets = self.ledger.committable(keys) if self._commits and self._is_member(consumer) else {}
         if not offsets:
             return
         try:
@@ -287,6 +286,10 @@ class Intake(Service):
             return
         failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
+
+    def _is_member(self, consumer: ConsumerLike) -> bool:
+        """Whether it has not been thrown out: nobody's commit to a group without members is taken, even backwards."""
+        return bool(consumer.consumer_group_metadata() != self._nobody)
 
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 

@@ -112,7 +112,7 @@ class MemoryConsumer:
         return offsets
 
     def consumer_group_metadata(self) -> object:
-        return self.group
+        return self.group, self in self.broker.members[self.group]
 
     def close(self) -> None:
         if self.positions:

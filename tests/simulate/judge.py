@@ -71,8 +71,6 @@ class Judge:
             self._seen(record)
 
     def accepted(self, membership: Membership, offsets: Mapping[int, int]) -> None:
-        if not self.exactly_once and not self.group.members:
-            return  # a commit of nobody's to a group of nobody: what it says is done is done
         for partition in offsets:
             if (owner := self.group.owners[partition]) != membership[0]:
                 self.violate(f"I3: {membership} commits partition {partition}, which is {owner}'s")

@@ -223,7 +223,8 @@ class World:
     def _pause(self) -> None:
         seconds = self.random.random() * 0.3
         self.machine.tell("the broker stands still for {:.3f} s", seconds)
-        self.broker.paused_until_ns = self.machine.now_ns + int(seconds * 1e9)
+        until_ns = self.machine.now_ns + int(seconds * 1e9)
+        self.broker.paused_until_ns = max(self.broker.paused_until_ns, until_ns)
 
     def _double(self) -> None:
         """A second worker in the place of one that runs on: with one transactional id it fences it (F15)."""
