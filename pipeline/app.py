@@ -19,7 +19,7 @@ from mode import Service
 from pipeline.admit import Admission
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.backends import backend_for
@@ -34,6 +34,7 @@ __all__ = ["Flow", "create_app", "flow_of"]
 
 log = logging.getLogger(__name__)
 
+WATCH_S = 1.0  # how often a batch that does not end is looked for
 FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
 
 _FLOW = "sluice_flow"
@@ -137,6 +138,7 @@ class Flow(Service):
             self.device,
             WorkConserving(manifest.rows_max, int(manifest.gather_ms_max * 1e6)),
             rows_max=settings.limits.waiting_batches_max * manifest.rows_max,
+            attempts_max=settings.limits.compute_attempts_max,
             expire=partial(self.publisher.expire, model),
             clock=self._clock,
         )
@@ -178,11 +180,16 @@ class Flow(Service):
         await self._running.run_in_executor(None, old.lane.backend.close)
         log.info("%s is freed", new.before)
 
+    @Service.timer(WATCH_S)
+    async def _watch(self) -> None:
+        if self.device.busy_s() * 1000 > self._settings.limits.compute_ms_max:
+            self.fail(BackendError(f"a batch has not ended within {self._settings.limits.compute_ms_max} ms"))
+
     async def on_stop(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        self.device.stop()
+        self.device.stop(FLUSH_S if self.crashed else None)
         self.publisher.stop(FLUSH_S)
         self.observer.shutdown()
 

@@ -45,7 +45,8 @@ class Predictions:
         for run in self._runs:
             settle = partial(self._settle, run)
             if publisher.transactions is not None:
-                publisher.transactions.add(Outcome(run.chunk, run.indices, partial(self._emit, run), settle))
+                emit = partial(self._emit, run)
+                publisher.transactions.add(Outcome(run.chunk, run.indices, emit, settle, run.doubts))
                 continue
             record, refuse = partial(self._record, run), partial(self._refuse, run)
             flight = publisher.flight(len(run.values), settle, record, refuse)
@@ -256,6 +257,10 @@ class _Encoded:
         """Why a prediction is a dead letter instead."""
         size = len(self.values[position])
         return BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
+
+    def doubts(self) -> int:
+        """How many of its predictions are known to be too large, or suspected."""
+        return len(self.suspects) + len(self.refused)
 
     def part(self) -> Part:
         """What the observer keeps of the run."""

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.commit import Ledger
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError, SluiceError
+from pipeline.core.errors import BackendError, BrokerError, SluiceError
 from pipeline.core.limits import Limits
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
@@ -141,6 +141,10 @@ class Publisher:
         if error is not None:
             self._failed(device, lane, batch, error)
             return
+        if batch.blamed is not None:
+            device.give_back(lane, batch)
+            self._blame(lane.model, batch, batch.blamed)
+            return
         outputs: list[tuple[Run, Columns]] = []
         for part in sorted(batch.parts(), key=attrgetter("slot_row")):  # as they came: order per key
             if isinstance(part, Run):
@@ -157,11 +161,18 @@ class Publisher:
         device.give_back(lane, batch)
 
     def _failed(self, device: Device, lane: Lane, batch: Batch, error: SluiceError) -> None:
-        """Bisect until the request the failure is about is alone; that one is rejected (I7)."""
-        device.give_back(lane, batch, retry=not batch.is_single)
-        if not batch.is_single:
-            log.warning("%s: a batch of %d rows failed, runs again in halves: %s", lane.model.label, batch.rows, error)
-            return
+        """What runs again finds the request that the failure is about (I7), or that it is about none: a circuit.
+
+        A model that no longer answers what it was warmed with ends the worker, before any request is blamed for it.
+        """
+        label = lane.model.label
+        if batch.blamed is not None:
+            raise BackendError(f"{label} fails on any input, zeros included: {error}")
+        batch.error = error
+        log.warning("%s: a batch of %d rows failed, attempt %d: %s", label, batch.rows, batch.attempts, error)
+        device.give_back(lane, batch, retry=True)
+
+    def _blame(self, model: Model, batch: Batch, error: SluiceError) -> None:
         for part in batch.parts():
             if isinstance(part, Run):
                 admitted, request = part.admitted, part.lo
@@ -171,7 +182,7 @@ class Publisher:
                     return
                 part.joined.failed = True
             reason = BadRequest(Code.MODEL_FAILED, str(error))
-            self._reject(lane.model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
+            self._reject(model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
 
     def _reject(self, model: Model, stage: str, chunk: Chunk, bad: Sequence[tuple[int, BadRequest]]) -> None:
         if not self.ledger.is_current(chunk):

@@ -25,6 +25,7 @@ class Window:
         planner: Planner,
         *,
         rows_max: int,
+        attempts_max: int,
         expire: Callable[[list[Late]], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -32,10 +33,11 @@ class Window:
         self._device = device
         self._planner = planner
         self._rows_max = rows_max
+        self._attempts_max = attempts_max
         self._expire = expire
         self._clock = clock
         self._waiting = Waiting()
-        self._again: deque[Batch] = deque()  # halves of a batch that failed
+        self._again: deque[Batch] = deque()  # what runs after a batch has failed
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._slots = len(lane.free)
@@ -66,8 +68,8 @@ class Window:
         await self._drained.wait()
 
     def _retry(self, batch: Batch) -> None:
-        """Run a failed batch again as two halves, before anything else."""
-        self._again.extend(batch.halves())
+        """Run a failed batch again, or what finds its culprit, before anything else."""
+        self._again.extend(batch.again(self._attempts_max))
         self._pump()
 
     def _deadlines_ns(self, admitted: Admitted) -> IntArray | None:

@@ -218,7 +218,8 @@ class Thread:
         self.turn = 1
         self._machine.wake(self)
 
-    def join(self) -> None:
+    def join(self, timeout: float | None = None) -> None:
+        """No call into a backend hangs here, so that no time-out is needed."""
         while not self.let.dead:
             assert self._machine.current is not None
             self._ended.append(self._machine.current)

@@ -122,7 +122,7 @@ class World:
         random = self.random
         next_offset = dict.fromkeys(range(self.partitions), 0)
         at_s = 0.0
-        for number in range(random.randint(1, 40)):
+        for number in range(1, 1 + random.randint(1, 40)):
             if random.random() < 0.3:
                 at_s += random.random() * self.faults_s / 6
             partition = random.randrange(self.partitions)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
 from pipeline.window import Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
@@ -39,6 +40,7 @@ class FakeDevice(Device):
         assert batch.slot is not None
         lane.free.append(batch.slot)
         if retry:
+            batch.error = BackendError("failed")
             lane.retry(batch)
         else:
             lane.changed()
@@ -55,7 +57,7 @@ class Bench:
         backend = FakeBackend()
         lane = Lane(model_of(name), backend, lambda lane, batch: None, backend.slots(2))
         planner = WorkConserving(8, gather_ns=0)
-        return Window(lane, self.device, planner, rows_max=16, expire=_unexpected)
+        return Window(lane, self.device, planner, rows_max=16, attempts_max=1, expire=_unexpected)
 
     async def hand_over(self) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self.old.hand_over(self.new))
