@@ -154,6 +154,7 @@ def test_no_secret_is_in_anything_that_is_printed_logged_or_written(
         out = worker.process.stdout.read()
     lines = log.read_text()
     assert "rdkafka" in lines
+    assert "sasl.username" in lines  # librdkafka lists its settings
     assert "otlp" in lines
     assert topics_of(name).requests in lines
     printed = [out, lines, report.read_text(), *(text for each in ended.values() for text in (each.out, each.err))]
