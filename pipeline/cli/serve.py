@@ -86,10 +86,9 @@ def serve(
     """
     from pipeline.core.settings import Settings
     from pipeline.models import BUNDLED, load_repository
-    from topics.connect import Connection
 
-    _log_to_stderr(log_level)
     hide_url(otlp_endpoint or "")
+    _log_to_stderr(log_level)
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)  # of a worker that was killed
     settings = Settings(
@@ -103,9 +102,7 @@ def serve(
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)
-    Connection(settings.broker, settings.kafka).reach()
-    if apply:
-        _apply(loaded, settings, partitions)
+    _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:
         if ready_file is not None:
@@ -123,9 +120,14 @@ def serve(
     raise typer.Exit(status)
 
 
-def _apply(models: Sequence[Model], settings: Settings, partitions: int | None) -> None:
+def _look(models: Sequence[Model], settings: Settings, partitions: int | None, *, apply: bool) -> None:
+    """Whether Kafka lets us in, and the models' topics; raises what is then told in one line."""
     from topics.admin import apply_topics, verify_topics
+    from topics.connect import Connection
 
+    Connection(settings.broker, settings.kafka).reach()
+    if not apply:
+        return
     wanted = [model.topics for model in models]
     for step in apply_topics(settings.broker, wanted, partitions=partitions, kafka=settings.kafka):
         if step.action != "kept":
