@@ -72,7 +72,8 @@ class Admission:
         self._allow_not_finite = model.manifest.allow_not_finite
         self._limits = limits
         self._request_limits = request_limits
-        self._read = HeaderReader(request_limits).read
+        self._model = (model.name, model.version)
+        self._read = HeaderReader(request_limits, self._model).read
         self._reject = reject
         self._clock = clock
 
@@ -149,7 +150,11 @@ class Admission:
         if uniform is None:
             values = [values[index] for index in indices]
         decoded = codec.decode_requests(
-            values, self._inputs, self._request_limits, allow_not_finite=self._allow_not_finite
+            values,
+            self._inputs,
+            self._request_limits,
+            allow_not_finite=self._allow_not_finite,
+            model=self._model,
         )
         if decoded.rejected:
             bad.extend((indices[position], error) for position, error in decoded.rejected)

@@ -18,7 +18,7 @@ from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED, held_out
 from tests.contract.poison import POISON, poison_model
 from tests.contract.worker import Worker, committed, end_offset, read_all, send
-from tests.hostile_cases import good_request, hostile_cases
+from tests.hostile.cases import good_request, hostile_cases
 from topics.codecs import CONTENT_TYPES, codec_for
 from topics.names import topics_of
 from topics.records import ARROW, JSON, RAW, Request, Status

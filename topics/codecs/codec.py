@@ -19,6 +19,7 @@ __all__ = [
     "Bounds",
     "Codec",
     "Decoded",
+    "ModelName",
     "check_columns",
     "check_value",
     "checked",
@@ -30,7 +31,11 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 Bounds = Sequence[int] | Array
 """R + 1 row numbers, ascending, around the rows of R requests."""
-RESPONSE_LIMITS = RequestLimits(value_bytes_max=2**31 - 1, rows_max=2**31 - 1)  # a client asked for what it reads
+ModelName = tuple[str, str]
+"""A model's name and version."""
+_ANY = 2**31 - 1
+# A client asked for what it reads.
+RESPONSE_LIMITS = RequestLimits(value_bytes_max=_ANY, rows_max=_ANY, json_bytes_max=_ANY, json_values_max=_ANY)
 SHOWN_CHARS_MAX = 60  # of a name that came from outside; a reason is one header of a dead letter
 
 
@@ -63,8 +68,12 @@ class Codec(Protocol):
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
-        """Decode a chunk at once. Never raises for what a value holds: a bad one is in ``rejected``, alone (I7)."""
+        """Decode a chunk at once. Never raises for what a value holds: a bad one is in ``rejected``, alone (I7).
+
+        A value that can name a model must name ``model`` where that is given, or none.
+        """
 
     def encode_responses(
         self,

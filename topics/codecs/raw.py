@@ -12,7 +12,7 @@ from itertools import compress
 
 import numpy as np
 
-from topics.codecs.codec import Array, Bounds, Decoded, check_columns, check_value, checked, split_rows
+from topics.codecs.codec import Array, Bounds, Decoded, ModelName, check_columns, check_value, checked, split_rows
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import RAW
@@ -35,6 +35,7 @@ class RawCodec:
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
         """`Codec.decode_requests`. A value of any other length than whole rows is ``WRONG_SHAPE``."""
         lengths = _lengths(values)

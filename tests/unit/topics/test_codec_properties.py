@@ -10,7 +10,7 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_cases import IMAGE, SMALL_LIMITS, good_request
+from tests.hostile.cases import IMAGE, SMALL_LIMITS, good_request
 from topics.codecs import CONTENT_TYPES, Decoded, codec_for
 from topics.limits import RequestLimits
 from topics.records import JSON, RAW

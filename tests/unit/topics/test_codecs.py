@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.hostile_cases import IMAGE, SMALL_LIMITS, HostileCase, good_request, hostile_cases
+from tests.hostile.cases import IMAGE, SMALL_LIMITS, HostileCase, good_request, hostile_cases
 from topics.codecs import CONTENT_TYPES, Decoded, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
@@ -346,7 +346,7 @@ def test_json_lists_cannot_multiply_in_memory() -> None:
     value = b'{"inputs":[' + b"[[]]," * 1_000_000 + b"0]}"
     tracemalloc.start()
     try:
-        assert code_of(JSON, value, SCORES) is Code.MALFORMED
+        assert code_of(JSON, value, SCORES) is Code.TOO_LARGE
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -103,7 +103,7 @@ def _json() -> Iterator[HostileCase]:
         "unknown input": (_inputs(_tensor(), _tensor(name="mask")), Code.UNKNOWN_INPUT),
         "duplicate input": (_inputs(_tensor(), _tensor()), Code.DUPLICATE_INPUT),
         "a hundred inputs": (_inputs(*[{"name": "a"}] * 100), Code.TOO_LARGE),
-        "a thousand inputs": (_inputs(*[{"name": "a"}] * 1_000), Code.MALFORMED),
+        "a thousand inputs": (_inputs(*[{"name": "a"}] * 1_000), Code.TOO_LARGE),
         "unknown datatype": (_inputs(_tensor(datatype="FP8")), Code.UNSUPPORTED_TYPE),
         "BYTES": (_inputs(_tensor(datatype="BYTES", data=["a"] * 64)), Code.UNSUPPORTED_TYPE),
         "other datatype": (_inputs(_tensor(datatype="FP64")), Code.WRONG_DTYPE),
