@@ -8,11 +8,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHER_PYTHONS := 3.11 3.12 3.13
 PYTEST := $(BIN)/python -m pytest
-SUITES := tests/unit tests/contract
+SUITES := tests/unit tests/contract tests/hostile
+# What `make fuzz` fuzzes, for how long each, and where corpora and findings are kept.
+FUZZ ?= json arrow raw headers
+FUZZ_S ?= 600
+FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons bench lock clean
+.PHONY: help demo test lint suites test-pythons bench fuzz lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +25,7 @@ help:
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
 	@echo "make bench         throughput and latency beside their peers"
+	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
 
@@ -55,6 +60,10 @@ bench: $(STAMP)
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench latency
 
+fuzz: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[fuzz]'
+	for target in $(FUZZ); do $(BIN)/python -m tests.hostile.fuzz $$target $(FUZZ_DIR) $(FUZZ_S) || exit 1; done
+
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "Sluice needs Python 3.11 to 3.13; choose one with make PYTHON=…" >&2; exit 1; }
@@ -76,5 +85,5 @@ lock: $(STAMP)
 	@! grep -n '://' requirements*.lock
 
 clean:
-	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pipeline topics tests ops -name __pycache__ -type d -exec rm -rf {} +

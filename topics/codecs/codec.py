@@ -107,7 +107,8 @@ def check_value(value: bytes | None, limits: RequestLimits) -> bytes:
 
 def shown(name: str) -> str:
     """A name from outside as a reason may quote it: printable ASCII and short."""
-    return ascii(name if len(name) <= SHOWN_CHARS_MAX else name[:SHOWN_CHARS_MAX] + "...")
+    said = ascii(name[: SHOWN_CHARS_MAX + 1])  # in which a character may take ten
+    return said if len(said) <= SHOWN_CHARS_MAX + 2 else said[:SHOWN_CHARS_MAX] + "..."
 
 
 def decode_each(
