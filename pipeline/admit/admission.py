@@ -95,7 +95,7 @@ class Admission:
         try:
             one = self._read(headers[0])
         except BadRequest as error:
-            bad.extend((index, error) for index in range(len(chunk)))
+            bad.extend((index, error.bare()) for index in range(len(chunk)))
             return []
         if one.request_id is not None or one.deadline_ms is not None:
             return None
@@ -111,7 +111,7 @@ class Admission:
                 read = self._read(raw)
                 self._check(read, keys[index], int(stamps[index]))
             except BadRequest as error:
-                bad.append((index, error))
+                bad.append((index, error.bare()))
                 continue
             indices, each = groups.setdefault(read.codec.content_type, ([], []))
             indices.append(index)

@@ -126,7 +126,7 @@ def decode_each(
         try:
             parts.append(decode(check_value(value, limits)))
         except BadRequest as why:
-            rejected.append((index, why))
+            rejected.append((index, why.bare()))
     columns = {
         tensor.name: _join([part[at] for part in parts]) if parts else tensor.empty(0)
         for at, tensor in enumerate(inputs)

@@ -88,7 +88,7 @@ def _why(value: bytes | None, row_bytes: int, limits: RequestLimits) -> BadReque
     try:
         length = len(check_value(value, limits))
     except BadRequest as why:
-        return why
+        return why.bare()
     if length % row_bytes:
         return BadRequest(Code.WRONG_SHAPE, f"{length} bytes are not whole rows of {row_bytes} bytes")
     return BadRequest(Code.TOO_MANY_ROWS, f"{length // row_bytes} rows, at most {limits.rows_max} may be")
