@@ -25,7 +25,7 @@ BAD_HEADERS: dict[str, tuple[tuple[str, bytes | None], ...]] = {
     "priority below 0": (("priority", b"-1"),),
     "priority that is no number": (("priority", b"high"),),
     "priority in other digits": (("priority", "٣".encode()),),
-    "priority of 5,000 digits": (("priority", b"9" * 4_000),),
+    "priority of 4,000 digits": (("priority", b"9" * 4_000),),
     "priority not UTF-8": (("priority", b"\xff"),),
     "stages neither 0 nor 1": (("stages", b"yes"),),
     "tracestate not UTF-8": (("tracestate", b"\xff"),),
