@@ -13,7 +13,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
         "json: over the size limit", "arrow: over the size limit", "raw: over the size limit",
         "bomb: json over the size limit", "bomb: arrow over the size limit", "bomb: raw over the size limit",
         "json: over the row limit", "arrow: over the row limit", "raw: over the row limit",
-        "json: half a million values", "json: half a million lists", "json: half a million keys", "key of 65 KiB",
+        "json: half a million values", "json: half a million lists", "json: a hundred thousand keys", "key of 65 KiB",
     ),
     "unknown content type": ("unknown content type",),
     "unknown schema version": (
