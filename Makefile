@@ -8,11 +8,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHER_PYTHONS := 3.11 3.12 3.13
 PYTEST := $(BIN)/python -m pytest
-SUITES := tests/unit tests/contract
+SUITES := tests/unit tests/contract tests/hostile
+# What `make fuzz` fuzzes, for how long each, and where corpora and findings are kept.
+FUZZ ?= json arrow raw headers
+FUZZ_S ?= 600
+FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons simulate bench audit lock clean
+.PHONY: help demo test lint suites test-pythons simulate fuzz bench audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +27,7 @@ help:
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make bench         throughput and latency beside their peers"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
+	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
 
@@ -63,6 +68,10 @@ bench: $(STAMP)
 audit: $(STAMP)
 	$(BIN)/python ops/audit.py
 
+fuzz: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[fuzz]'
+	for target in $(FUZZ); do $(BIN)/python -m tests.hostile.fuzz $$target $(FUZZ_DIR) $(FUZZ_S) || exit 1; done
+
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
 		{ echo "Sluice needs Python 3.11 to 3.13; choose one with make PYTHON=…" >&2; exit 1; }
@@ -84,5 +93,5 @@ lock: $(STAMP)
 	@! grep -n '://' requirements*.lock
 
 clean:
-	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pipeline topics tests ops -name __pycache__ -type d -exec rm -rf {} +

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
@@ -21,6 +22,10 @@ __all__ = ["run_worker"]
 
 log = logging.getLogger(__name__)
 
+# mallopt(3), <malloc.h>: what is as large as this lies in pages of its own, which go back at once when it is freed.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE_BYTES = 4 * 1024 * 1024
+
 
 def run_worker(
     models: Sequence[Model],
@@ -37,6 +42,7 @@ def run_worker(
     process at once. ``report`` names a file for the observer's last snapshot, as JSON. Raises `SluiceError` for
     what is wrong before the start.
     """
+    _give_back_large()
     return uvloop.run(_serve(models, settings, repository, ready, report))
 
 
@@ -80,6 +86,17 @@ async def _serve(
         return 1
     log.info("drained")
     return 0
+
+
+def _give_back_large() -> None:
+    """Have glibc return the memory of large messages, elsewhere do nothing.
+
+    Left to itself it raises the bound to the largest that was freed, 32 MiB at most, and keeps in its heaps what is
+    smaller: after a few messages of 16 MiB a worker stayed at 110 MiB above idle, with this at 8.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES // 4)  # setting the one stops the other from following it
 
 
 def _quiet_gc() -> None:

@@ -54,10 +54,10 @@ class DeadLetter:
 
     @classmethod
     def of(cls, message: Message[Any, Any]) -> DeadLetter:
-        from topics.client.reader import headers_of
+        from topics.headers import headers_of
 
         place = (message.partition() or 0, message.offset() or 0, message.timestamp()[1])
-        return cls(*place, message.key(), message.value(), tuple(headers_of(message)))
+        return cls(*place, message.key(), message.value(), tuple(headers_of([message])[0] or ()))
 
     def header(self, name: str) -> str | None:
         """The last one of that name, as UTF-8 with what is not replaced."""
