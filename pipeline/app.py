@@ -144,6 +144,9 @@ class _Told:
         self._observer.released(self._names[topic], requests)
         self._observer.forget(topic, partition)
 
+    def vanished(self, topic: str, requests: int) -> None:
+        self._observer.vanished(self._names[topic], requests)
+
 
 def create_app(
     models: Sequence[Model],
