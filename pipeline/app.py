@@ -17,7 +17,7 @@ from mode import Service
 from pipeline.admit import Admission
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import BrokerError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.backends import backend_for
@@ -29,6 +29,7 @@ from pipeline.window import Window, WorkConserving
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
+WATCH_S = 5.0
 FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
 
 _FLOW = "sluice_flow"
@@ -109,6 +110,15 @@ class Flow(Service):
         self.observer.start()
         self.publisher.start()
         self.device.start(loop)
+
+    @Service.task
+    async def _watch(self) -> None:
+        """End a worker whose completion thread librdkafka does not give back: another can go on."""
+        while not self.should_stop:
+            await self.sleep(WATCH_S)
+            if self.publisher.overdue():
+                self.fail(BrokerError("a transaction's call does not return"))
+                return
 
     async def on_stop(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._close)

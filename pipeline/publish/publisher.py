@@ -40,6 +40,7 @@ Work = Callable[[], None]
 # for acknowledgements so often: they only finish offsets. Polling for them every 0.5 ms took 28% of a core.
 ACK_WAIT_S = 0.002
 FULL_POLL_S = 0.0005  # while librdkafka's queue is full: an acknowledgement ends the wait
+JOIN_S = 1.0
 RETRY_DELAY_NS = 200_000_000  # before a record that librdkafka gave up on is produced again: brokers need a moment
 
 
@@ -96,10 +97,22 @@ class Publisher:
     def stop(self, timeout_s: float) -> None:
         """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread."""
         self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
-        if left := self._producer.flush(timeout_s):
+        while self._thread.is_alive():
+            self._thread.join(JOIN_S)
+            if self.overdue():
+                log.error("a transaction's call does not return: the worker ends without it")
+                return
+        try:
+            left = self._producer.flush(timeout_s)
+        except KafkaException as error:  # of a producer that was fenced: there is nothing to wait for
+            log.warning("not flushed: %s", error.args[0].str())
+            return
+        if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+
+    def overdue(self) -> bool:
+        """Whether the completion thread is in a call that does not return. Any thread."""
+        return self.transactions is not None and self.transactions.overdue()
 
     # --- the completion thread -------------------------------------------------------------------------------------
 
