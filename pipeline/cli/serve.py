@@ -100,6 +100,7 @@ def serve(
     loaded = load_repository(models or BUNDLED)
     if apply:
         _apply(loaded, settings.broker, partitions, kafka_of(kafka))
+    _check(loaded, settings.broker, kafka_of(kafka))
 
     def ready() -> None:
         if ready_file is not None:
@@ -118,13 +119,22 @@ def serve(
 
 
 def _apply(models: Sequence[Model], broker: str, partitions: int | None, kafka: dict[str, str]) -> None:
-    from topics.admin import apply_topics, verify_topics
+    from topics.admin import apply_topics
 
-    wanted = [model.topics for model in models]
-    for step in apply_topics(broker, wanted, partitions=partitions, kafka=kafka):
+    for step in apply_topics(broker, [model.topics for model in models], partitions=partitions, kafka=kafka):
         if step.action != "kept":
             log.info("topic %s %s with %d partitions", step.topic, step.action, step.partitions)
-    for drift in verify_topics(broker, wanted, kafka=kafka):
+
+
+def _check(models: Sequence[Model], broker: str, kafka: dict[str, str]) -> None:
+    """Tell what is wrong with the topics; raise `BrokerError` where one is missing: nothing could be answered."""
+    from pipeline.core.errors import BrokerError
+    from topics.admin import verify_topics
+
+    drifts = verify_topics(broker, [model.topics for model in models], kafka=kafka)
+    if missing := [drift.topic for drift in drifts if drift.found == "missing"]:
+        raise BrokerError(f"missing topics: {', '.join(missing)}; create them with sluice topics apply")
+    for drift in drifts:
         log.warning("drift: %s", drift)
 
 
