@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ WATCH_S = 5.0
 FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
 
 _FLOW = "sluice_flow"
+
+log = logging.getLogger(__name__)
 
 
 class Flow(Service):
@@ -158,6 +161,16 @@ class _Told:
         self._observer.vanished(self._names[topic], requests)
 
 
+class _App(faust.App):
+    """Faust's, that serves on where its folders cannot be made: the flow keeps nothing in them."""
+
+    def _create_directories(self) -> None:
+        try:
+            super()._create_directories()
+        except OSError as error:
+            log.warning("Faust's folder %s cannot be made: %s", self.conf.datadir, error.strerror)
+
+
 def create_app(
     models: Sequence[Model],
     settings: Settings,
@@ -185,7 +198,7 @@ def create_app(
         "table_standby_replicas": 0,
         "stream_wait_empty": False,
     }
-    app = faust.App(f"{settings.group}-agents", **{**options, **faust_options})
+    app = _App(f"{settings.group}-agents", **{**options, **faust_options})
     add_flow(app, models, settings, observer, clock, consumer_factory, producer_factory)
     return app
 

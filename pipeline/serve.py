@@ -64,12 +64,20 @@ async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[]
         await app.stop()
     finally:
         if report is not None:
-            await loop.run_in_executor(None, report.write_text, json.dumps(flow.observer.snapshot().to_dict()))
+            await loop.run_in_executor(None, _write, report, json.dumps(flow.observer.snapshot().to_dict()))
     if crashed:
         log.error("the worker failed: %s", app.crash_reason)
         return 1
     log.info("drained")
     return 0
+
+
+def _write(report: Path, text: str) -> None:
+    """All requests are answered by now: a full disk must not make a failure of that."""
+    try:
+        report.write_text(text)
+    except OSError as error:
+        log.warning("the report %s cannot be written: %s", report, error.strerror)
 
 
 def _quiet_gc() -> None:

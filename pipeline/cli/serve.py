@@ -85,8 +85,7 @@ def serve(
     from pipeline.models import BUNDLED, load_repository
 
     _log_to_stderr(log_level)
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)  # of a worker that was killed
+    _mark(ready_file, ready=False)  # of a worker that was killed
     settings = Settings(
         broker=broker_of(broker),
         group=group,
@@ -103,8 +102,7 @@ def serve(
     _check(loaded, settings.broker, kafka_of(kafka))
 
     def ready() -> None:
-        if ready_file is not None:
-            ready_file.touch()
+        _mark(ready_file, ready=True)
         names = ", ".join(model.label for model in loaded)
         print(f"ready: {names} on {settings.broker}, group {group}", flush=True)
 
@@ -113,8 +111,7 @@ def serve(
     try:
         status = run_worker(loaded, settings, ready=ready, report=report)
     finally:
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+        _mark(ready_file, ready=False)
     raise typer.Exit(status)
 
 
@@ -136,6 +133,19 @@ def _check(models: Sequence[Model], broker: str, kafka: dict[str, str]) -> None:
         raise BrokerError(f"missing topics: {', '.join(missing)}; create them with sluice topics apply")
     for drift in drifts:
         log.warning("drift: %s", drift)
+
+
+def _mark(ready_file: Path | None, *, ready: bool) -> None:
+    """Make or remove the ready file; a worker serves on where it cannot."""
+    if ready_file is None:
+        return
+    try:
+        if ready:
+            ready_file.touch()
+        else:
+            ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the ready file %s cannot be %s: %s", ready_file, "made" if ready else "removed", error.strerror)
 
 
 def _log_to_stderr(level: str) -> None:
