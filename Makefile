@@ -12,7 +12,7 @@ SUITES := tests/unit tests/contract
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons bench lock clean
+.PHONY: help demo test lint suites test-pythons bench faults overload lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +20,8 @@ help:
 	@echo "make test          style, types and every test"
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
+	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
+	@echo "make overload      ten minutes at twice the capacity"
 	@echo "make bench         throughput and latency beside their peers"
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
@@ -54,6 +56,12 @@ bench: $(STAMP)
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench latency
+
+faults: $(STAMP)
+	$(PYTEST) tests/fault --faults --fault-report faults.json
+
+overload: $(STAMP)
+	$(PYTEST) tests/fault/test_overload.py --overload --timeout 1800 --fault-report overload.json
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

@@ -13,6 +13,7 @@ from pipeline.local import EmbeddedKafka
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", action="store_true", help="the long form of the fault suite")
+    parser.addoption("--overload", action="store_true", help="ten minutes at twice the capacity")
     parser.addoption("--fault-report", metavar="FILE", help="the table of faults as JSON")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self, cast
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from pipeline.local.kafka import quiet
@@ -20,6 +20,9 @@ __all__ = ["Reader", "Watch"]
 
 EVERY_S = 0.2
 QUIET_READS = 2
+LOOK_S_MAX = 60.0
+# As some rows do with a topic
+DELETED = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 class Reader:
@@ -97,7 +100,7 @@ class Watch:
         self._admin, self._group = AdminClient(quiet(broker)), group
         self._lock = threading.Lock()
         requests, *outcomes = (topics.requests, topics.predictions, topics.dead_letters)
-        self._requests = [TopicPartition(requests, p) for p in partitions_of(self._consumer, requests)]
+        self.requests = [TopicPartition(requests, p) for p in partitions_of(self._consumer, requests)]
         self._outcomes = [TopicPartition(t, p) for t in outcomes for p in partitions_of(self._consumer, t)]
         self.snaps: list[Snap] = []
         self._stop = threading.Event()
@@ -114,17 +117,33 @@ class Watch:
         self._thread.join()
         self._consumer.close()
 
-    def snap(self, timeout_s: float = 30.0) -> Snap:
+    def snap(self, timeout_s: float) -> Snap:
         """Look now; raises `KafkaException` where the broker does not answer."""
         with self._lock:
-            committed = self._consumer.committed(self._requests, timeout=timeout_s)
-            ends = {
-                (each.topic, each.partition): self._consumer.get_watermark_offsets(each, timeout=timeout_s)[1]
-                for each in self._outcomes
-            }
+            committed = self._consumer.committed(self.requests, timeout=timeout_s)
+            ends = {(each.topic, each.partition): self._end(each, timeout_s) for each in self._outcomes}
             snap = Snap({each.partition: each.offset for each in committed if each.offset >= 0}, ends)
             self.snaps.append(snap)
             return snap
+
+    def look(self) -> Snap:
+        """Look as soon as the broker answers."""
+        end_s = time.monotonic() + LOOK_S_MAX
+        while True:
+            try:
+                return self.snap(timeout_s=5.0)
+            except KafkaException:
+                if time.monotonic() > end_s:
+                    raise
+                time.sleep(EVERY_S)
+
+    def _end(self, place: TopicPartition, timeout_s: float) -> int:
+        try:
+            return int(self._consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
+        except KafkaException as error:
+            if error.args[0].code() in DELETED:
+                return 0
+            raise
 
     def members(self) -> int:
         """How many members of the group have partitions; raises `KafkaException` as `snap` does."""

@@ -16,14 +16,14 @@ from pipeline.core.settings import Guarantee
 from tests.contract.worker import Worker
 from tests.fault.reading import Reader, Watch
 from tests.fault.table import Row
-from tests.fault.verify import Verdict, silence_s, verify
+from tests.fault.verify import Seen, Verdict, silence_s, verify
 from tests.fault.workload import Client, Workload
 from topics.admin import apply_topics
 from topics.names import topics_of
 
 __all__ = ["Scene"]
 
-OUTCOMES_S_MAX = 120.0
+OUTCOMES_S_MAX = 90.0
 WAIT_S_MAX = 90.0
 STOP_S_MAX = 40.0  # a drain is at most 20 s
 
@@ -52,7 +52,7 @@ class Scene:
         apply_topics(self.broker, [self.topics], partitions=self.partitions)
         self.client = Client(self.broker, self.topics.requests, self.workload.make)
         self.watch = Watch(self.broker, self.group, self.topics)
-        self.verdict: Verdict | None = None
+        self.seen: list[Seen] = []  # once finished
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self.watch)
@@ -74,6 +74,7 @@ class Scene:
         ready: bool = True,
         module: str = "pipeline.cli",
         env: Mapping[str, str] = MappingProxyType({}),
+        log: Path | None = None,
     ) -> Worker:
         """A worker; ``ready`` waits until it can answer. What is left of it ends with the scene."""
         settings = [word for name, value in kafka.items() for word in ("--kafka", f"{name}={value}")]
@@ -86,7 +87,7 @@ class Scene:
             self.row.guarantee,
             *settings,
             *options,
-            log=self.folder / f"worker{self._numbers}",
+            log=log or self.folder / f"worker{self._numbers}",
             module=module,
             env=env,
         )
@@ -158,13 +159,17 @@ class Scene:
 
         self.wait(there, f"{count} members with partitions")
 
+    def wait_for_outcomes(self, beyond: int) -> None:
+        """Wait until `produced` is more than that."""
+        self.wait(lambda: self.produced() > beyond, "outcomes")
+
     def produced(self) -> int:
         """Records in the predictions topic, markers and what was rolled back included."""
-        return sum(end for (topic, _), end in self.watch.snap().ends.items() if topic == self.topics.predictions)
+        return sum(end for (topic, _), end in self.watch.look().ends.items() if topic == self.topics.predictions)
 
     def committed(self) -> int:
         """Sum of the group's committed offsets."""
-        return sum(self.watch.snap().committed.values())
+        return sum(self.watch.look().committed.values())
 
     # --- the verdict ---------------------------------------------------------------------------------------------
 
@@ -185,12 +190,14 @@ class Scene:
             reader.rest()
         finally:
             reader.close()
-        self.watch.snap()
+        self.watch.look()
         sent, unsure = self.client.sent, self.client.unsure
-        verdict = verify(self.topics, sent, reader.seen, self.watch.snaps, unsure=unsure, right=self.workload.right)
+        verdict = verify(
+            self.topics, sent, reader.seen, list(self.watch.snaps), unsure=unsure, right=self.workload.right
+        )
         silent_s = silence_s(sent, reader.seen, self._first_ms)
         self.row = replace(self.row, verdict=verdict, unsure=len(unsure), silence_s=silent_s)
-        self.verdict = verdict
+        self.seen = reader.seen
         allowed = repeats if repeats is not None else self.row.guarantee == Guarantee.AT_LEAST_ONCE
         faults = verdict.faults(exactly_once=not allowed, ordered=ordered)
         assert not faults, f"{self.row.fault} {self.row.what}: {faults}"

@@ -33,6 +33,7 @@ class Row:
     silence_s: float = 0.0
     wall_s: float = 0.0
     ok: bool = True
+    note: str = ""
 
     def cells(self) -> tuple[str, ...]:
         verdict = self.verdict
@@ -71,7 +72,8 @@ def as_text(rows: Sequence[Row]) -> str:
     )
     total = sums(rows)
     below = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in total.items())
-    return "\n".join([texts[0], rule + "|", *texts[1:], "", f"In all: {below}."])
+    notes = [f"{row.fault}: {row.note}." for row in rows if row.note]
+    return "\n".join([texts[0], rule + "|", *texts[1:], "", *notes, f"In all: {below}."])
 
 
 def sums(rows: Sequence[Row]) -> dict[str, int]:

@@ -22,13 +22,13 @@ IMPATIENT = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 500, "max.poll
 FROZEN_S = 8.0
 
 
-@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
+@BOTH
 def test_f1_killed_in_the_middle_of_batches(scene: MakeScene, guarantee: str, long: bool) -> None:
     with scene("F1", "worker killed -9 mid-batch", guarantee) as at:
-        for _ in range(20 if long else 4):
+        for _ in range(20 if long else 3):
             at.client.send(10_000)
             before, worker = at.produced(), at.start(*ONLY)
-            at.wait(lambda before=before: at.produced() > before + 1000, "progress")
+            at.wait_for_outcomes(before + 1000)
             at.kill(worker)
             assert at.committed() < len(at.client.sent), "killed too late"
         at.start(*ONLY)
@@ -51,7 +51,7 @@ def test_f2_told_to_stop_under_load(scene: MakeScene, guarantee: str) -> None:
         at.finish(repeats=False)
 
 
-@BOTH
+@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
 def test_f4_frozen_until_its_partitions_are_another_ones(scene: MakeScene, guarantee: str, long: bool) -> None:
     """A zombie that wakes: its commits and transactions are refused, what it publishes is a repeat at most."""
     with scene("F4", "worker SIGSTOPped past its session", guarantee) as at:
@@ -104,8 +104,7 @@ def test_f8_a_worker_joins_or_leaves_every_two_seconds(scene: MakeScene, guarant
                 else:
                     at.stop(guests.pop(0))
                     at.injected(rebalances=1)
-                before = at.produced()
-                at.wait(lambda before=before: at.produced() > before, "progress in the storm")
+                at.wait_for_outcomes(at.produced())
                 at.pause(next_s - time.monotonic())
         at.finish()
 
@@ -122,6 +121,7 @@ def slow_sink(at: Scene, linger_ms: int) -> None:
     at.stop(slow)
 
 
+@LONG
 def test_f9_revoked_while_the_sink_is_slow(scene: MakeScene) -> None:
     """Acknowledged within the deadline of the drain: released only then, so nothing is repeated."""
     with scene("F9", "revoked, acks 3 s late", AT_LEAST) as at:
@@ -137,13 +137,12 @@ def test_f10_acknowledged_after_the_revoke(scene: MakeScene) -> None:
         assert at.finish().repeated > 0
 
 
-@LONG
-@BOTH
-def test_f15_the_same_identity_twice(scene: MakeScene, guarantee: str) -> None:
+@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
+def test_f15_the_same_identity_twice(scene: MakeScene, guarantee: str, long: bool) -> None:
     """The older one is fenced and exits with 1, clearly."""
     with scene("F15", "a second worker of the same identity", guarantee) as at:
         with at.client.steadily(RATE_PER_S):
-            for _ in range(3):
+            for _ in range(3 if long else 1):
                 old = at.start(*ONLY)
                 at.pause(0.5)
                 at.injected()

@@ -64,7 +64,7 @@ class Verdict:
     strange: int = 0  # outcomes of requests nobody sent, or whose source or key is not their request's
     contradicting: int = 0  # two different outcomes, or a dead letter without its notice, or a notice without it
     wrong: int = 0  # predictions that are not the model's
-    reordered: int = 0  # first answers that overtook an earlier one of their key
+    reordered: int = 0  # predictions that overtook an earlier one of their key; notices may, they wait for no batch
     passed: int = 0  # looks at which a committed offset was past a request without an outcome
     went_back: int = 0  # looks at which a committed offset was lower than before
     unfinished: int = 0  # partitions whose committed offset is not one past their last request, at the end
@@ -142,7 +142,7 @@ def first(seen: Iterable[Seen]) -> list[Seen]:
 def _reordered(answers: Iterable[Seen]) -> int:
     latest: dict[tuple[bytes | None, str], int] = {}
     count = 0
-    for each in first(answers):
+    for each in first(each for each in answers if each.status is Status.OK):
         partition, _, text = each.source.rpartition("/")
         offset = int(text)
         count += offset < latest.get((each.key, partition), -1)
