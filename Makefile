@@ -16,7 +16,7 @@ FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons simulate fuzz bench audit lock clean
+.PHONY: help demo test lint suites test-pythons simulate faults overload fuzz bench audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,8 @@ help:
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
+	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
+	@echo "make overload      ten minutes at twice the capacity"
 	@echo "make bench         throughput and latency beside their peers"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
@@ -71,6 +73,12 @@ audit: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[fuzz]'
 	for target in $(FUZZ); do $(BIN)/python -m tests.hostile.fuzz $$target $(FUZZ_DIR) $(FUZZ_S) || exit 1; done
+
+faults: $(STAMP)
+	$(PYTEST) tests/fault --faults --fault-report faults.json
+
+overload: $(STAMP)
+	$(PYTEST) tests/fault/test_overload.py --overload --timeout 1800 --fault-report overload.json
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \

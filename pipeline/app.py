@@ -19,7 +19,7 @@ from mode import Service
 from pipeline.admit import Admission
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BackendError, ConfigError
+from pipeline.core.errors import BackendError, BrokerError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.backends import backend_for
@@ -32,12 +32,12 @@ from pipeline.window import Window, WorkConserving
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
-log = logging.getLogger(__name__)
-
-WATCH_S = 1.0  # how often a batch that does not end is looked for
+WATCH_S = 1.0  # how often calls that do not return are looked for
 FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
 
 _FLOW = "sluice_flow"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -182,8 +182,11 @@ class Flow(Service):
 
     @Service.timer(WATCH_S)
     async def _watch(self) -> None:
+        """End a worker one of whose threads is in a call that does not return: another can go on."""
         if self.device.busy_s() * 1000 > self._settings.limits.compute_ms_max:
             self.fail(BackendError(f"a batch has not ended within {self._settings.limits.compute_ms_max} ms"))
+        elif self.publisher.overdue():
+            self.fail(BrokerError("a transaction's call does not return"))
 
     async def on_stop(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
@@ -219,6 +222,19 @@ class _Told:
         self._observer.released(self._names[topic], requests)
         self._observer.forget(topic, partition)
 
+    def vanished(self, topic: str, requests: int) -> None:
+        self._observer.vanished(self._names[topic], requests)
+
+
+class _App(faust.App):
+    """Faust's, that serves on where its folders cannot be made: the flow keeps nothing in them."""
+
+    def _create_directories(self) -> None:
+        try:
+            super()._create_directories()
+        except OSError as error:
+            log.warning("Faust's folder %s cannot be made: %s", self.conf.datadir, error.strerror)
+
 
 def create_app(
     models: Sequence[Model],
@@ -250,7 +266,7 @@ def create_app(
         "table_standby_replicas": 0,
         "stream_wait_empty": False,
     }
-    app = faust.App(f"{settings.group}-agents", **{**options, **faust_options})
+    app = _App(f"{settings.group}-agents", **{**options, **faust_options})
     add_flow(app, models, settings, repository, observer, clock, consumer_factory, producer_factory)
     return app
 

@@ -80,7 +80,7 @@ async def _serve(
         await app.stop()
     finally:
         if report is not None:
-            await loop.run_in_executor(None, report.write_text, json.dumps(flow.observer.snapshot().to_dict()))
+            await loop.run_in_executor(None, _write, report, json.dumps(flow.observer.snapshot().to_dict()))
     if crashed:
         log.error("the worker failed: %s", app.crash_reason)
         return 1
@@ -92,11 +92,19 @@ def _give_back_large() -> None:
     """Have glibc return the memory of large messages, elsewhere do nothing.
 
     Left to itself it raises the bound to the largest that was freed, 32 MiB at most, and keeps in its heaps what is
-    smaller: after a few messages of 16 MiB a worker stayed at 110 MiB above idle, with this at 8.
+    smaller: after a few messages of 16 MiB a worker stayed at 110 MiB above idle.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES // 4)  # setting the one stops the other from following it
+        mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)  # setting the one stops the other from following it
+
+
+def _write(report: Path, text: str) -> None:
+    """All requests are answered by now: a full disk must not make a failure of that."""
+    try:
+        report.write_text(text)
+    except OSError as error:
+        log.warning("the report %s cannot be written: %s", report, error.strerror)
 
 
 def _quiet_gc() -> None:

@@ -15,6 +15,20 @@ if TYPE_CHECKING:
     from tests.contract.secured import Secured
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="the long form of the fault suite")
+    parser.addoption("--overload", action="store_true", help="ten minutes at twice the capacity")
+    parser.addoption("--fault-report", metavar="FILE", help="the table of faults as JSON")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only the long form has."""
+    if not config.getoption("--faults"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[EmbeddedKafka]:
     """A running broker with its ``bootstrap``; shared by all tests, which keep to topics and groups of their own."""

@@ -95,8 +95,8 @@ class Connection:
         """An admin client."""
         return self._open(AdminClient, {}, {})
 
-    def reach(self, timeout_s: float = REACH_S) -> None:
-        """Return once Kafka answers.
+    def reach(self, timeout_s: float = REACH_S) -> frozenset[str]:
+        """Return once Kafka answers, with the topics that we may see.
 
         Raises `KafkaFailed` where none does within ``timeout_s``, and after `REFUSED_S` where one does but refuses
         these settings (password, certificate): to go on trying would lock an account, and heal nothing.
@@ -105,13 +105,13 @@ class Connection:
         until_s = time.monotonic() + timeout_s
         while True:
             try:
-                client.list_topics(timeout=min(REFUSED_S, timeout_s))
+                found = client.list_topics(timeout=min(REFUSED_S, timeout_s)).topics
             except KafkaException as error:
                 failed = self.failed("cannot connect", error, client)
                 if time.monotonic() >= until_s or (self._last is not None and is_refusal(self._last)):
                     raise failed from error
             else:
-                return
+                return frozenset(name for name, topic in found.items() if topic.error is None)
 
     def failed(
         self, what: str, cause: KafkaException | KafkaError, client: Producer | Consumer | AdminClient | None = None

@@ -89,8 +89,7 @@ def serve(
 
     hide_url(otlp_endpoint or "")
     _log_to_stderr(log_level)
-    if ready_file is not None:
-        ready_file.unlink(missing_ok=True)  # of a worker that was killed
+    _mark(ready_file, ready=False)  # of a worker that was killed
     settings = Settings(
         broker=broker_of(broker),
         group=group,
@@ -105,8 +104,7 @@ def serve(
     _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:
-        if ready_file is not None:
-            ready_file.touch()
+        _mark(ready_file, ready=True)
         names = ", ".join(model.label for model in loaded)
         print(f"ready: {names} on {settings.broker}, group {group}", flush=True)
 
@@ -115,25 +113,41 @@ def serve(
     try:
         status = run_worker(loaded, settings, repository=models, ready=ready, report=report)
     finally:
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)
+        _mark(ready_file, ready=False)
     raise typer.Exit(status)
 
 
 def _look(models: Sequence[Model], settings: Settings, partitions: int | None, *, apply: bool) -> None:
-    """Whether Kafka lets us in, and the models' topics; raises what is then told in one line."""
+    """Whether Kafka lets us in and has the models' topics; raises what is then told in one line."""
+    from pipeline.core.errors import BrokerError
     from topics.admin import apply_topics, verify_topics
     from topics.connect import Connection
 
-    Connection(settings.broker, settings.kafka).reach()
-    if not apply:
-        return
+    there = Connection(settings.broker, settings.kafka).reach()
     wanted = [model.topics for model in models]
+    if not apply:  # with no right to look at more than that they are there
+        names = [name for each in wanted for name in (each.requests, each.predictions, each.dead_letters)]
+        if missing := [name for name in names if name not in there]:
+            raise BrokerError(f"missing topics: {', '.join(missing)}; create them with sluice topics apply")
+        return
     for step in apply_topics(settings.broker, wanted, partitions=partitions, kafka=settings.kafka):
         if step.action != "kept":
             log.info("topic %s %s with %d partitions", step.topic, step.action, step.partitions)
     for drift in verify_topics(settings.broker, wanted, kafka=settings.kafka):
         log.warning("drift: %s", drift)
+
+
+def _mark(ready_file: Path | None, *, ready: bool) -> None:
+    """Make or remove the ready file; a worker serves on where it cannot."""
+    if ready_file is None:
+        return
+    try:
+        if ready:
+            ready_file.touch()
+        else:
+            ready_file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("the ready file %s cannot be %s: %s", ready_file, "made" if ready else "removed", error.strerror)
 
 
 def _log_to_stderr(level: str) -> None:

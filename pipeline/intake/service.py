@@ -30,6 +30,7 @@ POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message 
 QUIET_S = 30.0
 # Without the right to read, or to be in the group, a worker would wait for ever.
 FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+COMMITTED_S = 5.0  # to ask where an assignment was to begin; only where retention has deleted from the partition
 
 Put = Callable[[Chunk], None]
 
@@ -49,6 +50,10 @@ class IntakeListener(Protocol):
         """A partition went, so many of its requests unfinished; whoever owns it next answers them."""
         ...
 
+    def vanished(self, topic: str, requests: int) -> None:
+        """So many requests, at most, were deleted from the topic before they were read: nobody answers them."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Silent:
@@ -57,6 +62,7 @@ class _Silent:
     def received(self, topic: str, requests: int) -> None: ...
     def committed(self, offsets: Offsets) -> None: ...
     def released(self, topic: str, partition: int, requests: int) -> None: ...
+    def vanished(self, topic: str, requests: int) -> None: ...
 
 
 class Intake(Service):
@@ -101,6 +107,7 @@ class Intake(Service):
         self._paused_at_epoch: int | None = None
         self._generation = 0
         self._told_s: dict[str, float] = {}
+        self._next: dict[TopicPartitionKey, int] = {}  # offset expected next; none before an assignment's first chunk
 
     def route(self, topic: str, put: Put) -> None:
         """Chunks of ``topic`` go to ``put``, on the event loop; who takes one calls `taken`. Before the start only."""
@@ -161,10 +168,10 @@ class Intake(Service):
                 self._look(consumer)
                 if self._has_room():
                     self._resume(consumer)
-                    self._hand_over(self._poll(consumer))
+                    self._hand_over(consumer, self._poll(consumer))
                 else:
                     self._pause(consumer)
-                    self._hand_over(self._take(consumer.poll(POLL_S), []))
+                    self._hand_over(consumer, self._take(consumer.poll(POLL_S), []))
             self._let_go(consumer, [(p.topic, p.partition) for p in consumer.assignment()])
         finally:
             consumer.close()
@@ -202,7 +209,7 @@ class Intake(Service):
             self._told_s[key] = now_s
             log.warning("%s: %s", topic or "consumer", error.str())
 
-    def _hand_over(self, messages: list[Message]) -> None:
+    def _hand_over(self, consumer: ConsumerLike, messages: list[Message]) -> None:
         """Track the messages and give them to the event loop, a chunk per partition, in one call."""
         if not messages:
             return
@@ -225,6 +232,9 @@ class Intake(Service):
                 polled_unix_ms=polled_unix_ms,
                 finish=self.ledger.finish,
             )
+            if self._next.get((topic, partition)) != chunk.offsets[0]:
+                self._look_for_vanished(consumer, topic, partition, chunk.offsets[0])
+            self._next[topic, partition] = chunk.offsets[-1] + 1
             self.ledger.track(chunk)
             self._listener.received(topic, len(run))
             chunks.append(chunk)
@@ -232,6 +242,24 @@ class Intake(Service):
         with self._taking:
             self._untaken += len(chunks)
         self._running.call_soon_threadsafe(self._arrive, chunks)
+
+    def _look_for_vanished(self, consumer: ConsumerLike, topic: str, partition: int, offset: int) -> None:
+        """Tell of requests that retention has deleted unread: librdkafka then goes on elsewhere, as if nothing were.
+
+        Transaction markers and compaction leave holes, too, but none that begins below the partition's start.
+        """
+        place = TopicPartition(topic, partition)
+        start, _ = consumer.get_watermark_offsets(place, cached=True)
+        expected = self._next.get((topic, partition))
+        if expected is None and start > 0:
+            try:
+                expected = consumer.committed([place], COMMITTED_S)[0].offset  # negative where there is none
+            except KafkaException as error:
+                log.warning("cannot tell whether requests of %s/%d were deleted unread: %s", topic, partition, error)
+        if expected is not None and 0 <= expected < start:
+            log.error("%s/%d: %d requests were deleted unread, from offset %d on; retention is too short",
+                      topic, partition, offset - expected, expected)  # fmt: skip
+            self._listener.vanished(topic, offset - expected)
 
     def _arrive(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
@@ -305,6 +333,8 @@ class Intake(Service):
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1
         self._look(consumer)
+        for each in partitions:
+            self._next.pop((each.topic, each.partition), None)
         self.ledger.assign((p.topic, p.partition) for p in partitions)
         log.info("assigned %s", _names(partitions))
         self._running.call_soon_threadsafe(self.assigned.set)

@@ -26,6 +26,7 @@ class Counts:
     expired: int = 0
     dead_lettered: int = 0
     released: int = 0
+    vanished: int = 0  # deleted by the topic's retention before they were read, at most: never received
 
     @property
     def in_flight(self) -> int:

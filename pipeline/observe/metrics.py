@@ -66,6 +66,9 @@ def add_instruments(meter: Meter, source: Source) -> None:
     def in_flight(_: CallbackOptions) -> Iterator[Observation]:
         return (Observation(counts.in_flight, {"sluice.model": model}) for model, counts in reading.items())
 
+    def vanished(_: CallbackOptions) -> Iterator[Observation]:
+        return (Observation(counts.vanished, {"sluice.model": model}) for model, counts in reading.items())
+
     def lost(_: CallbackOptions) -> Iterator[Observation]:
         losses = source.losses()
         return (Observation(getattr(losses, name), {"sluice.loss": name}) for name in Losses.__slots__)
@@ -74,6 +77,9 @@ def add_instruments(meter: Meter, source: Source) -> None:
     meter.create_observable_counter("sluice.requests.finished", [finished], "{request}", "Requests by outcome.")
     meter.create_observable_up_down_counter(
         "sluice.requests.in_flight", [in_flight], "{request}", "Requests received and without an outcome."
+    )
+    meter.create_observable_counter(
+        "sluice.requests.vanished", [vanished], "{request}", "Requests deleted by retention before they were read."
     )
     meter.create_observable_counter("sluice.telemetry.losses", [lost], "{item}", "What measuring had to leave out.")
 

@@ -102,6 +102,10 @@ class Observer:
         """Requests in flight on a partition that was lost or revoked; another worker answers them."""
         self._tally(model, Outcome.RELEASED, count)
 
+    def vanished(self, model: str, count: int) -> None:
+        """Requests that retention has deleted before they were read."""
+        self._tally(model, "vanished", count)
+
     def in_flight(self, model: str) -> int:
         """Requests received and without an outcome."""
         with self._lock:

@@ -76,6 +76,9 @@ def producer_settings(broker: str, *, extra: Mapping[str, str], transactional_id
         # A commit is answered "concurrent transactions" while the one before is being written; librdkafka asks again
         # after the back-off: with its default of 100 ms each commit takes that long, with 5 about 10.
         tuned |= {"retry.backoff.ms": 5, "retry.backoff.max.ms": 1000}
+        # With all brokers away librdkafka (2.16) forgets them and begins anew; offsets on their way to a transaction
+        # then wait for the coordinator it has forgotten, for ever, whatever the call's time-out.
+        tuned["metadata.recovery.strategy"] = "none"
         # What a killed worker leaves open holds read-committed consumers up for so long.
         tuned |= {"transaction.timeout.ms": 15_000, "delivery.report.only.error": True}
     if "group.protocol" in extra:

@@ -42,6 +42,7 @@ Work = Callable[[], None]
 ACK_WAIT_S = 0.002
 FULL_POLL_S = 0.0005  # while librdkafka's queue is full: an acknowledgement ends the wait
 ALONE_S = 30.0  # until all in the air has landed, before and after a record that goes alone
+JOIN_S = 1.0
 RETRY_DELAY_NS = 200_000_000  # before a record that librdkafka gave up on is produced again: brokers need a moment
 
 
@@ -98,8 +99,11 @@ class Publisher:
     def stop(self, timeout_s: float) -> None:
         """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread."""
         self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(JOIN_S)
+            if self.overdue():
+                log.error("a transaction's call does not return: the worker ends without it")
+                return
         try:
             left = self._producer.flush(timeout_s)
         except (BrokerError, KafkaException) as error:  # told only now: the rest has to stop too
@@ -107,6 +111,10 @@ class Publisher:
             return
         if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+
+    def overdue(self) -> bool:
+        """Whether the completion thread is in a call that does not return. Any thread."""
+        return self.transactions is not None and self.transactions.overdue()
 
     # --- the completion thread -------------------------------------------------------------------------------------
 

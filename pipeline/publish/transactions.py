@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 # librdkafka's own limit for one call; the transaction itself lives `transaction.timeout.ms`.
 CALL_S = 10.0
+OVERDUE_S = 3 * CALL_S  # librdkafka (2.16) may wait for a broker that is no longer of the cluster, for ever
 RETRY_DELAY_S = 0.1  # after an abort: by then a poll has read the group's metadata anew
 TRIES_MAX = 6  # of one transaction: aborted by a rebalance, a broker that moves; more is not a passing fault
 
@@ -83,6 +84,7 @@ class Transactions:
         self._emitted: list[Outcome] = []
         self._begun_ns: int | None = None
         self._broken = False  # it can only be aborted
+        self._called_s: float | None = None  # while librdkafka has the thread
 
     def start(self) -> None:
         """Fence whoever had this transactional id before; raises `BrokerError`."""
@@ -90,6 +92,11 @@ class Transactions:
             self._producer.init_transactions(3 * CALL_S)
         except KafkaException as error:
             raise BrokerError(f"cannot start transactions: {error.args[0].str()}") from error
+
+    def overdue(self) -> bool:
+        """Whether a call has not returned long after its time-out. Any thread."""
+        called_s = self._called_s
+        return called_s is not None and time.monotonic() - called_s > OVERDUE_S
 
     def add(self, outcome: Outcome) -> None:
         """Requests have an outcome: emit what can be, hold the rest."""
@@ -153,6 +160,7 @@ class Transactions:
 
     def _call(self, call: Callable[[], None]) -> KafkaError | None:
         for _ in range(TRIES_MAX):
+            self._called_s = time.monotonic()
             try:
                 call()
             except KafkaException as raised:
@@ -165,6 +173,8 @@ class Transactions:
                     ) from raised
             else:
                 return None
+            finally:
+                self._called_s = None
         raise BrokerError("the transaction's outcome stays unknown: the broker does not answer")
 
     def _doubts(self) -> int:

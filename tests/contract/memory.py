@@ -111,6 +111,16 @@ class MemoryConsumer:
             return None
         return offsets
 
+    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+        committed = self.broker.committed
+        return [
+            TopicPartition(p.topic, p.partition, committed.get((self.group, p.topic, p.partition), -1001))
+            for p in partitions
+        ]
+
+    def get_watermark_offsets(self, partition: TopicPartition, *, cached: bool) -> tuple[int, int]:
+        return 0, len(self.broker.log[partition.topic, partition.partition])
+
     def consumer_group_metadata(self) -> object:
         return self.group, self in self.broker.members[self.group]
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Self, cast
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
@@ -26,12 +27,25 @@ START_S = 60.0
 class Worker:
     """`sluice serve`; killed at the end of the block where it still runs."""
 
-    def __init__(self, broker: str, models: Path, group: str, *options: str, log: Path) -> None:
+    def __init__(
+        self,
+        broker: str,
+        models: Path,
+        group: str,
+        *options: str,
+        log: Path,
+        module: str = "pipeline.cli",
+        env: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.log = log
         with log.open("a") as stderr:
-            command = ["-m", "pipeline.cli", "serve", "--models", str(models), "--broker", broker, "--group", group]
+            command = ["-m", module, "serve", "--models", str(models), "--broker", broker, "--group", group]
             self.process = subprocess.Popen(
-                [sys.executable, *command, *options], stdout=subprocess.PIPE, stderr=stderr, text=True
+                [sys.executable, *command, *options],
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, **env},
             )
 
     def __enter__(self) -> Self:

@@ -32,7 +32,7 @@ _NOT_YET = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - its name
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 NOT_YET_S = 0.05

@@ -223,7 +223,7 @@ def test_a_snapshot_is_plain_json_and_a_table_of_nine_stages() -> None:
     snapshot = observer.snapshot()
     data = json.loads(json.dumps(snapshot.to_dict()))
     assert data["models"]["digits"]["requests"] == {
-        "received": 5, "answered": 4, "expired": 0, "dead_lettered": 0, "released": 0, "in_flight": 1
+        "received": 5, "answered": 4, "expired": 0, "dead_lettered": 0, "released": 0, "vanished": 0, "in_flight": 1
     }  # fmt: skip
     assert list(data["total"]["stages"]) == [str(stage) for stage in Stage]
     assert sum(stage["sum_share"] for stage in data["total"]["stages"].values()) == pytest.approx(1.0, abs=0.01)

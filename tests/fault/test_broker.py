@@ -1,0 +1,135 @@
+"""Faults of the broker and of the network to it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pipeline.local import EmbeddedKafka
+from pipeline.local.kafka import free_ports
+from tests.fault.conftest import MakeScene
+from tests.fault.toxiproxy import Toxiproxy
+
+AT_LEAST, EXACTLY = "at-least-once", "exactly-once"
+BOTH = pytest.mark.parametrize("guarantee", [AT_LEAST, EXACTLY])
+LONG = pytest.mark.long
+RATE_PER_S = 1000
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
+def test_f7_the_broker_is_killed(scene: MakeScene, own_broker: EmbeddedKafka, guarantee: str, long: bool) -> None:
+    with scene("F7", "broker killed -9, restarted", guarantee, broker=own_broker.bootstrap) as at:
+        at.start()
+        look = at.supervise()
+        with at.client.steadily(RATE_PER_S):
+            for _ in range(2 if long else 1):
+                at.pause(1.0)
+                own_broker.kill()
+                at.injected(broker_kills=1)
+                at.pause(2.0, look)
+                own_broker.restart()
+                at.wait_for_outcomes(at.produced())
+        at.finish(meanwhile=look)
+
+
+@BOTH
+@LONG
+def test_f7_the_broker_is_frozen(scene: MakeScene, own_broker: EmbeddedKafka, guarantee: str) -> None:
+    with scene("F7", "broker SIGSTOPped 30 s", guarantee, broker=own_broker.bootstrap) as at:
+        at.start()
+        look = at.supervise()
+        with at.client.steadily(RATE_PER_S):
+            at.pause(1.0)
+            with frozen(own_broker.pid):
+                at.injected()
+                at.pause(30.0, look)
+            at.wait_for_outcomes(at.produced())
+        at.finish(meanwhile=look)
+
+
+@BOTH
+@LONG
+def test_f13_deliveries_fail(scene: MakeScene, own_broker: EmbeddedKafka, guarantee: str) -> None:
+    """Librdkafka gives records up; they are produced again, behind later ones: order per key ends here."""
+    options = {"message.timeout.ms": 1000}
+    with scene("F13", "predictions given up by librdkafka", guarantee, broker=own_broker.bootstrap) as at:
+        at.start(kafka=options)
+        look = at.supervise(kafka=options)
+        with at.client.steadily(RATE_PER_S):
+            for _ in range(3):
+                at.pause(1.0)
+                with frozen(own_broker.pid):
+                    at.injected()
+                    at.pause(3.0, look)
+                at.wait_for_outcomes(at.produced())
+        at.finish(meanwhile=look, ordered=guarantee == EXACTLY)
+
+
+@LONG
+def test_f14_a_transaction_times_out_under_its_producer(scene: MakeScene, own_broker: EmbeddedKafka) -> None:
+    """The broker has aborted it and fenced the producer when the worker, a member all the while, goes on."""
+    options = {"transaction.timeout.ms": 2000}
+    with scene("F14", "producer fenced by its transaction's time-out", EXACTLY, broker=own_broker.bootstrap) as at:
+        at.start(kafka=options)
+        look = at.supervise(kafka=options)
+        with at.client.steadily(RATE_PER_S):
+            for _ in range(3):
+                at.pause(1.0)
+                with frozen(at.workers[0].process.pid):
+                    at.injected()
+                    at.pause(12.0)  # the broker looks for such transactions every 10 s
+                at.pause(1.0, look)
+                at.wait_for_outcomes(at.produced())
+        at.finish(meanwhile=look)
+
+
+@pytest.fixture(scope="module")
+def proxied() -> Iterator[tuple[EmbeddedKafka, Toxiproxy, str]]:
+    """A broker with a second listener that is advertised as the proxy's address; the proxy; that address."""
+    plain, way = free_ports(2)
+    properties = {"advertised.listeners": f"PLAINTEXT://127.0.0.1:{plain},PROXIED://127.0.0.1:{way}"}
+    with (
+        Toxiproxy() as proxy,
+        EmbeddedKafka(port=plain, listeners={"PROXIED": "PLAINTEXT"}, properties=properties) as kafka,
+    ):
+        proxy.open(f"127.0.0.1:{way}", kafka.listener("PROXIED"))
+        yield kafka, proxy, f"127.0.0.1:{way}"
+
+
+@BOTH
+@LONG
+@pytest.mark.parametrize(
+    ("what", "seconds"), [("connection cut 60 s", 60), ("latency 100 ms", 15), ("bandwidth 3 Mbit/s", 15)]
+)
+def test_f16_the_network(
+    scene: MakeScene,
+    proxied: tuple[EmbeddedKafka, Toxiproxy, str],
+    guarantee: str,
+    what: str,
+    seconds: int,
+) -> None:
+    """Only the workers' way is harmed: clients go on, and what waits is in Kafka."""
+    kafka, proxy, address = proxied
+    with scene("F16", what, guarantee, broker=kafka.bootstrap, worker_broker=address) as at:
+        at.start()
+        look = at.supervise()
+        with at.client.steadily(RATE_PER_S):
+            at.pause(1.0)
+            with proxy.harmed(what.split(maxsplit=1)[0]):
+                at.injected()
+                at.pause(seconds, look)
+            at.wait_for_outcomes(at.produced())
+        at.finish(meanwhile=look)
