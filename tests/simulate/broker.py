@@ -93,6 +93,7 @@ class Broker:
         self.requests: list[list[Message]] = [[] for _ in range(partitions)]
         self.offsets: list[list[int]] = [[] for _ in range(partitions)]
         self.paused_until_ns = 0
+        self._waiting: list[Callable[[], None]] = []  # for the end of the pause
         self.on_append: dict[str, Callable[[], None]] = {}  # by consumer: something to fetch
         self.ended = {"committed": 0, "aborted": 0}  # transactions
         self._epochs: dict[str, int] = {}  # by transactional id
@@ -126,12 +127,23 @@ class Broker:
         """It reaches the broker then, or once it is no longer paused."""
 
         def arrived() -> None:
-            if self.paused_until_ns > self.machine.now_ns:
-                self.machine.at(self.paused_until_ns, arrived)
-            else:
+            if not self._waiting and self.paused_until_ns <= self.machine.now_ns:
                 call()
+                return
+            self._waiting.append(call)
+            if len(self._waiting) == 1:
+                self.machine.at(self.paused_until_ns, self._go_on)
 
         self.machine.after(after_s, arrived)
+
+    def _go_on(self) -> None:
+        """What waits is done in the order it came, once the last of its pauses is over."""
+        if self.paused_until_ns > self.machine.now_ns:
+            self.machine.at(self.paused_until_ns, self._go_on)
+            return
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     def ask(self, apply: Callable[[], T], lost: float = 0.0) -> T:
         """A call of the current thread, which waits for the answer. With a chance ``lost`` none comes."""
