@@ -168,7 +168,12 @@ class Intake(Service):
                 else:
                     self._pause(consumer)
                     self._hand_over(consumer, self._take(consumer.poll(POLL_S), []))
-            self._let_go(consumer, [(p.topic, p.partition) for p in consumer.assignment()])
+            owned = [(p.topic, p.partition) for p in consumer.assignment()]
+            self._let_go(consumer, owned)
+            if not owned and "group.instance.id" not in self._settings:
+                # librdkafka (2.16) says goodbye only after giving back partitions. One that was still to get its first
+                # would be missed by its session's time-out alone, and what was meant for it would lie idle so long.
+                consumer.unsubscribe()
         finally:
             consumer.close()
 
@@ -197,8 +202,7 @@ class Intake(Service):
         return messages
 
     def _tell(self, error: KafkaError, topic: str) -> None:
-        if error.fatal():
-            raise BrokerError(f"the consumer cannot go on: {error.str()}")
+        _raise_if_fatal(error)
         now_s = time.monotonic()
         key = f"{topic} {error.name()}"
         if now_s - self._told_s.get(key, -QUIET_S) >= QUIET_S:
@@ -293,6 +297,8 @@ class Intake(Service):
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Outcome of an asynchronous commit; called from a poll."""
         offsets, self._committing = self._committing or {}, None
+        for each in (error, *(p.error for p in partitions)):
+            _raise_if_fatal(each)
         failed = {(p.topic, p.partition) for p in partitions if error is not None or p.error is not None}
         if failed:
             log.warning("commit failed, will be repeated: %s", error or [p.error for p in partitions if p.error])
@@ -347,6 +353,12 @@ class Intake(Service):
     def _release(self, keys: Sequence[TopicPartitionKey]) -> None:
         for (topic, partition), requests in self.ledger.release(keys).items():
             self._listener.released(topic, partition, requests)
+
+
+def _raise_if_fatal(error: KafkaError | None) -> None:
+    """A consumer that is fenced says so in whatever it is asked next, first perhaps in a commit."""
+    if error is not None and (error.fatal() or error.code() == KafkaError._FATAL):
+        raise BrokerError(f"the consumer cannot go on: {error.str()}")
 
 
 def _as_list(offsets: Offsets) -> list[TopicPartition]:
