@@ -29,7 +29,7 @@ POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message 
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
 # Without the right to read, or to be in the group, a worker would wait for ever.
-FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+FATAL = frozenset({KafkaError._FATAL, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 COMMITTED_S = 5.0  # to ask where an assignment was to begin; only where retention has deleted from the partition
 
 Put = Callable[[Chunk], None]
@@ -172,7 +172,12 @@ class Intake(Service):
                 else:
                     self._pause(consumer)
                     self._hand_over(consumer, self._take(consumer.poll(POLL_S), []))
-            self._let_go(consumer, [(p.topic, p.partition) for p in consumer.assignment()])
+            owned = [(p.topic, p.partition) for p in consumer.assignment()]
+            self._let_go(consumer, owned)
+            if not owned and "group.instance.id" not in self._settings:
+                # librdkafka (2.16) says goodbye only after giving back partitions. One that was still to get its first
+                # would be missed by its session's time-out alone, and what was meant for it would lie idle so long.
+                consumer.unsubscribe()
         finally:
             consumer.close()
 
@@ -201,8 +206,7 @@ class Intake(Service):
         return messages
 
     def _tell(self, error: KafkaError, topic: str) -> None:
-        if error.fatal() or error.code() in FORBIDDEN:
-            raise BrokerError(f"the consumer cannot go on: {error.str()}")
+        _raise_if_fatal(error)
         now_s = time.monotonic()
         key = f"{topic} {error.name()}"
         if now_s - self._told_s.get(key, -QUIET_S) >= QUIET_S:
@@ -297,6 +301,8 @@ class Intake(Service):
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Outcome of an asynchronous commit; called from a poll."""
         offsets, self._committing = self._committing or {}, None
+        for each in (error, *(p.error for p in partitions)):
+            _raise_if_fatal(each)
         failed = {(p.topic, p.partition) for p in partitions if error is not None or p.error is not None}
         if failed:
             log.warning("commit failed, will be repeated: %s", error or [p.error for p in partitions if p.error])
@@ -360,6 +366,12 @@ class Intake(Service):
     def _release(self, keys: Sequence[TopicPartitionKey]) -> None:
         for (topic, partition), requests in self.ledger.release(keys).items():
             self._listener.released(topic, partition, requests)
+
+
+def _raise_if_fatal(error: KafkaError | None) -> None:
+    """A consumer that is fenced says so in whatever it is asked next, first perhaps in a commit."""
+    if error is not None and (error.fatal() or error.code() in FATAL):
+        raise BrokerError(f"the consumer cannot go on: {error.str()}")
 
 
 def _as_list(offsets: Offsets) -> list[TopicPartition]:

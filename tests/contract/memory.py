@@ -76,6 +76,9 @@ class MemoryConsumer:
             self.broker.members[self.group].append(self)
             self.broker.rebalance(self.group)
 
+    def unsubscribe(self) -> None:
+        self.topics = []
+
     def poll(self, timeout: float) -> Message | None:
         end = time.monotonic() + timeout
         while True:

@@ -134,11 +134,12 @@ class Scene:
             broker_kills=row.broker_kills + broker_kills,
         )
 
-    def wait(self, until: Callable[[], bool], what: str, timeout_s: float = WAIT_S_MAX) -> None:
+    def wait(self, until: Callable[[], bool], what: str, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait for something that has to come."""
-        end_s = time.monotonic() + timeout_s
+        end_s = time.monotonic() + WAIT_S_MAX
         while not until():
-            assert time.monotonic() < end_s, f"{what}: not within {timeout_s:.0f} s"
+            meanwhile()
+            assert time.monotonic() < end_s, f"{what}: not within {WAIT_S_MAX:.0f} s"
             time.sleep(0.02)
 
     def pause(self, seconds: float, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -159,9 +160,9 @@ class Scene:
 
         self.wait(there, f"{count} members with partitions")
 
-    def wait_for_outcomes(self, beyond: int) -> None:
+    def wait_for_outcomes(self, beyond: int, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Wait until `produced` is more than that."""
-        self.wait(lambda: self.produced() > beyond, "outcomes")
+        self.wait(lambda: self.produced() > beyond, "outcomes", meanwhile)
 
     def produced(self) -> int:
         """Records in the predictions topic, markers and what was rolled back included."""

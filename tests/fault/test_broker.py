@@ -41,7 +41,7 @@ def test_f7_the_broker_is_killed(scene: MakeScene, own_broker: EmbeddedKafka, gu
                 at.injected(broker_kills=1)
                 at.pause(2.0, look)
                 own_broker.restart()
-                at.wait_for_outcomes(at.produced())
+                at.wait_for_outcomes(at.produced(), look)
         at.finish(meanwhile=look)
 
 
@@ -56,7 +56,7 @@ def test_f7_the_broker_is_frozen(scene: MakeScene, own_broker: EmbeddedKafka, gu
             with frozen(own_broker.pid):
                 at.injected()
                 at.pause(30.0, look)
-            at.wait_for_outcomes(at.produced())
+            at.wait_for_outcomes(at.produced(), look)
         at.finish(meanwhile=look)
 
 
@@ -74,7 +74,7 @@ def test_f13_deliveries_fail(scene: MakeScene, own_broker: EmbeddedKafka, guaran
                 with frozen(own_broker.pid):
                     at.injected()
                     at.pause(3.0, look)
-                at.wait_for_outcomes(at.produced())
+                at.wait_for_outcomes(at.produced(), look)
         at.finish(meanwhile=look, ordered=guarantee == EXACTLY)
 
 
@@ -92,7 +92,7 @@ def test_f14_a_transaction_times_out_under_its_producer(scene: MakeScene, own_br
                     at.injected()
                     at.pause(12.0)  # the broker looks for such transactions every 10 s
                 at.pause(1.0, look)
-                at.wait_for_outcomes(at.produced())
+                at.wait_for_outcomes(at.produced(), look)
         at.finish(meanwhile=look)
 
 
@@ -131,5 +131,5 @@ def test_f16_the_network(
             with proxy.harmed(what.split(maxsplit=1)[0]):
                 at.injected()
                 at.pause(seconds, look)
-            at.wait_for_outcomes(at.produced())
+            at.wait_for_outcomes(at.produced(), look)
         at.finish(meanwhile=look)
