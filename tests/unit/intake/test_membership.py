@@ -27,6 +27,7 @@ class Consumer:
         self.committed += [each.offset for each in offsets]
 
     def subscribe(self, topics: list[str], **callbacks: object) -> None: ...
+    def unsubscribe(self) -> None: ...
     def assignment(self) -> list[TopicPartition]:
         return []
 
