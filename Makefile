@@ -8,11 +8,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHER_PYTHONS := 3.11 3.12 3.13
 PYTEST := $(BIN)/python -m pytest
-SUITES := tests/unit tests/contract
+SUITES := tests/unit tests/contract tests/hostile
+# What `make fuzz` fuzzes, for how long each, and where corpora and findings are kept.
+FUZZ ?= json arrow raw headers
+FUZZ_S ?= 600
+FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons bench faults overload lock clean
+.PHONY: help demo test lint suites test-pythons simulate faults overload fuzz bench audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,9 +24,12 @@ help:
 	@echo "make test          style, types and every test"
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
+	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
 	@echo "make bench         throughput and latency beside their peers"
+	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
+	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
 	@echo "make clean         remove what these made"
 
@@ -52,10 +59,20 @@ test-3.%:
 		fi; \
 	done; echo "Python 3.$* is not installed: its suites did not run"
 
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulate --schedules 100000 --from $(or $(FROM),0)
+
 bench: $(STAMP)
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench latency
+
+audit: $(STAMP)
+	$(BIN)/python ops/audit.py
+
+fuzz: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[fuzz]'
+	for target in $(FUZZ); do $(BIN)/python -m tests.hostile.fuzz $$target $(FUZZ_DIR) $(FUZZ_S) || exit 1; done
 
 faults: $(STAMP)
 	$(PYTEST) tests/fault --faults --fault-report faults.json
@@ -84,5 +101,5 @@ lock: $(STAMP)
 	@! grep -n '://' requirements*.lock
 
 clean:
-	rm -rf .venv .venv-3.* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* build dist .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pipeline topics tests ops -name __pycache__ -type d -exec rm -rf {} +

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mode import Service
 from pipeline.admit import Admission
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError, ConfigError
+from pipeline.core.errors import BackendError, BrokerError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.backends import backend_for
@@ -26,16 +27,28 @@ from pipeline.intake import Chunk, ConsumerFactory, Intake, chunks, consumer_set
 from pipeline.models import Model
 from pipeline.observe import Observer
 from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
+from pipeline.swap import Swaps
 from pipeline.window import Window, WorkConserving
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
-WATCH_S = 5.0
+WATCH_S = 1.0  # how often calls that do not return are looked for
 FLUSH_S = 5.0  # after a drain nothing should be left; an unreachable broker must not hold a stop up
 
 _FLOW = "sluice_flow"
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Version:
+    """One version of a model in service. All requests of a chunk are one version's: its parse, its slots, its label."""
+
+    lane: Lane
+    admit: Admission
+    window: Window
+    before: str = ""  # whose place it took
+    began: set[int] = field(default_factory=set)  # partitions it was told to answer from here on
 
 
 class Flow(Service):
@@ -54,13 +67,14 @@ class Flow(Service):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.models = tuple(models)
         self.observer = observer
-        self.windows: dict[str, Window] = {}
+        self._models = tuple(models)
+        self._versions: dict[str, Version] = {}
         self._settings = settings
         self._ledger = ledger
         self._clock = clock
-        self._backends: list[tuple[Model, Backend]] = []
+        self._backends: list[Backend] = []
+        self.swaps: Swaps | None = None
         self.device = Device(fail=self.fail, clock=clock)
         transactional_id = settings.transactional_id()
         producer = producer_factory(
@@ -88,46 +102,97 @@ class Flow(Service):
 
     def load(self) -> None:
         """Load every model; raises `ModelError` or `BackendError` before anything is polled."""
-        for model in self.models[len(self._backends) :]:
-            backend = backend_for(model.manifest.backend)
-            backend.load(model, threads=self._settings.threads)
-            self._backends.append((model, backend))
+        for model in self._models[len(self._backends) :]:
+            self._backends.append(self._load(model))
+
+    def _load(self, model: Model) -> Backend:
+        backend = backend_for(model.manifest.backend)
+        backend.load(model, threads=self._settings.threads)
+        return backend
 
     async def on_start(self) -> None:
         loop = self._running = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.load)
         if self._transactions is not None:
             await loop.run_in_executor(None, self._transactions.start)
-        limits = self._settings.limits
-        for model, backend in self._backends:
-            lane = self.device.add(model, backend, limits.slots, self._publish)
-            manifest = model.manifest
-            self.windows[model.name] = Window(
-                lane,
-                self.device,
-                WorkConserving(manifest.rows_max, int(manifest.gather_ms_max * 1e6)),
-                rows_max=limits.waiting_batches_max * manifest.rows_max,
-                expire=partial(self.publisher.expire, model),
-                clock=self._clock,
-            )
+        for model, backend in zip(self._models, self._backends, strict=True):
+            self._versions[model.name] = self._version(self._add(model, backend))
         self.observer.start()
         self.publisher.start()
         self.device.start(loop)
 
-    @Service.task
+    def _add(self, model: Model, backend: Backend) -> Lane:
+        return self.device.add(model, backend, self._settings.limits.slots, self._publish)
+
+    def _version(self, lane: Lane, before: str = "") -> Version:
+        settings, model, manifest = self._settings, lane.model, lane.model.manifest
+        admit = Admission(
+            model,
+            settings.limits,
+            settings.request_limits,
+            reject=partial(self.publisher.reject, model, "admit"),
+            clock=self._clock,
+        )
+        window = Window(
+            lane,
+            self.device,
+            WorkConserving(manifest.rows_max, int(manifest.gather_ms_max * 1e6)),
+            rows_max=settings.limits.waiting_batches_max * manifest.rows_max,
+            attempts_max=settings.limits.compute_attempts_max,
+            expire=partial(self.publisher.expire, model),
+            clock=self._clock,
+        )
+        return Version(lane, admit, window, before)
+
+    async def serve(self, name: str, chunk: Chunk) -> None:
+        """Requests of a model arrive, for the version that serves now; returns when there is room for more."""
+        version = self._versions[name]
+        if version.before and chunk.partition not in version.began:
+            version.began.add(chunk.partition)
+            label, offset = version.lane.model.label, chunk.offsets[0]
+            self.observer.begins(label, chunk.topic, chunk.partition, offset)
+            log.info("%s answers %s/%d from offset %d on", label, chunk.topic, chunk.partition, offset)
+        await version.window.offer(version.admit(chunk))
+
+    # --- a newer version, as `Swaps` asks for it ---------------------------------------------------------------------
+
+    def models(self) -> Sequence[Model]:
+        """The versions that serve."""
+        return [version.lane.model for version in self._versions.values()]
+
+    def prepare(self, model: Model) -> Lane:
+        """Load and warm a version beside those that serve; blocks, any thread. Raises `SluiceError`."""
+        backend = self._load(model)
+        try:
+            return self._add(model, backend)
+        except BaseException:
+            backend.close()
+            raise
+
+    async def swap(self, lane: Lane) -> None:
+        """From the next chunk on ``lane``'s version answers; return when the one before has, and is freed."""
+        old = self._versions[lane.model.name]
+        new = self._versions[lane.model.name] = self._version(lane, old.lane.model.label)
+        self.observer.swapped(new.before, lane.model.label)
+        log.info("%s takes the place of %s", lane.model.label, new.before)
+        await old.window.hand_over(new.window)
+        self.device.remove(old.lane)
+        await self._running.run_in_executor(None, old.lane.backend.close)
+        log.info("%s is freed", new.before)
+
+    @Service.timer(WATCH_S)
     async def _watch(self) -> None:
-        """End a worker whose completion thread librdkafka does not give back: another can go on."""
-        while not self.should_stop:
-            await self.sleep(WATCH_S)
-            if self.publisher.overdue():
-                self.fail(BrokerError("a transaction's call does not return"))
-                return
+        """End a worker one of whose threads is in a call that does not return: another can go on."""
+        if self.device.busy_s() * 1000 > self._settings.limits.compute_ms_max:
+            self.fail(BackendError(f"a batch has not ended within {self._settings.limits.compute_ms_max} ms"))
+        elif self.publisher.overdue():
+            self.fail(BrokerError("a transaction's call does not return"))
 
     async def on_stop(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        self.device.stop()
+        self.device.stop(FLUSH_S if self.crashed else None)
         self.publisher.stop(FLUSH_S)
         self.observer.shutdown()
 
@@ -175,6 +240,7 @@ def create_app(
     models: Sequence[Model],
     settings: Settings,
     *,
+    repository: Path | None = None,
     observer: Observer | None = None,
     clock: Clock = SYSTEM_CLOCK,
     consumer_factory: ConsumerFactory = kafka_consumer,
@@ -183,6 +249,7 @@ def create_app(
 ) -> faust.App:
     """A Faust app that serves ``models``; it also runs as ``faust -A MODULE worker``.
 
+    Newer versions of them that appear in ``repository``, where it is given, are swapped in while it runs.
     Ordinary topics and agents may be added to it; Faust's own Kafka transport is started only then, in a
     consumer group of its own, ``GROUP-agents``. ``faust_options`` are `faust.App`'s. Raises `ConfigError` where
     there is nothing to serve.
@@ -193,13 +260,14 @@ def create_app(
         "broker": [f"kafka://{host.strip()}" for host in settings.broker.split(",")],
         "datadir": Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}",  # the flow keeps nothing there
         "web_enabled": False,
+        "web_bind": "127.0.0.1",  # `faust worker` enables it again unless told not to, and would bind to all interfaces
         "topic_disable_leader": True,
         "topic_allow_declare": False,
         "table_standby_replicas": 0,
         "stream_wait_empty": False,
     }
     app = _App(f"{settings.group}-agents", **{**options, **faust_options})
-    add_flow(app, models, settings, observer, clock, consumer_factory, producer_factory)
+    add_flow(app, models, settings, repository, observer, clock, consumer_factory, producer_factory)
     return app
 
 
@@ -207,6 +275,7 @@ def add_flow(
     app: faust.App,
     models: Sequence[Model],
     settings: Settings,
+    repository: Path | None,
     observer: Observer | None,
     clock: Clock,
     consumer_factory: ConsumerFactory,
@@ -240,24 +309,19 @@ def add_flow(
         group_metadata=intake.group_metadata,
     )
     intake.add_dependency(flow)  # started before the first poll, stopped after the last commit
+    if repository is not None:
+        flow.swaps = Swaps(repository, flow)
+        intake.add_dependency(flow.swaps)  # stopped before the flow
     setattr(app, _FLOW, flow)
     for model in models:
-        _add_model(app, model, flow, intake, settings, clock)
+        _add_model(app, model, flow, intake)
 
 
-def _add_model(app: faust.App, model: Model, flow: Flow, intake: Intake, settings: Settings, clock: Clock) -> None:
-    admit = Admission(
-        model,
-        settings.limits,
-        settings.request_limits,
-        reject=partial(flow.publisher.reject, model, "admit"),
-        clock=clock,
-    )
-
+def _add_model(app: faust.App, model: Model, flow: Flow, intake: Intake) -> None:
     async def serve(stream: StreamT[Chunk]) -> None:
         async for chunk in stream:
             try:
-                await flow.windows[model.name].offer(admit(chunk))
+                await flow.serve(model.name, chunk)
             except Exception as error:  # noqa: BLE001 - Faust would restart the agent past this chunk: end the worker
                 flow.fail(error)
 

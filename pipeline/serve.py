@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
@@ -21,25 +22,38 @@ __all__ = ["run_worker"]
 
 log = logging.getLogger(__name__)
 
+# mallopt(3), <malloc.h>: what is as large as this lies in pages of its own, which go back at once when it is freed.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGE_BYTES = 4 * 1024 * 1024
+
 
 def run_worker(
     models: Sequence[Model],
     settings: Settings,
     *,
+    repository: Path | None = None,
     ready: Callable[[], None] = lambda: None,
     report: Path | None = None,
 ) -> int:
     """Serve ``models`` until SIGTERM or SIGINT, drain, and return the exit code: 0, or 1 where the flow failed.
 
+    Newer versions that appear in ``repository`` are swapped in; SIGHUP has it looked at at once.
     ``ready`` is called once partitions are assigned and requests can be answered; a second signal ends the
     process at once. ``report`` names a file for the observer's last snapshot, as JSON. Raises `SluiceError` for
     what is wrong before the start.
     """
-    return uvloop.run(_serve(models, settings, ready, report))
+    _give_back_large()
+    return uvloop.run(_serve(models, settings, repository, ready, report))
 
 
-async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[], None], report: Path | None) -> int:
-    app = create_app(models, settings)
+async def _serve(
+    models: Sequence[Model],
+    settings: Settings,
+    repository: Path | None,
+    ready: Callable[[], None],
+    report: Path | None,
+) -> int:
+    app = create_app(models, settings, repository=repository)
     flow, intake = flow_of(app)
     flow.load()
     told = asyncio.Event()
@@ -53,6 +67,8 @@ async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[]
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    if flow.swaps is not None:
+        loop.add_signal_handler(signal.SIGHUP, flow.swaps.look_now)
     try:
         await app.start()
         await app.wait_first(told.wait(), intake.assigned.wait())
@@ -70,6 +86,17 @@ async def _serve(models: Sequence[Model], settings: Settings, ready: Callable[[]
         return 1
     log.info("drained")
     return 0
+
+
+def _give_back_large() -> None:
+    """Have glibc return the memory of large messages, elsewhere do nothing.
+
+    Left to itself it raises the bound to the largest that was freed, 32 MiB at most, and keeps in its heaps what is
+    smaller: after a few messages of 16 MiB a worker stayed at 110 MiB above idle.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)  # setting the one stops the other from following it
 
 
 def _write(report: Path, text: str) -> None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pipeline.local import EmbeddedKafka
+
+if TYPE_CHECKING:
+    from tests.contract.secured import Secured
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +34,15 @@ def broker() -> Iterator[EmbeddedKafka]:
     """A running broker with its ``bootstrap``; shared by all tests, which keep to topics and groups of their own."""
     with EmbeddedKafka() as kafka:
         yield kafka
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """A running broker that knows its users; shared by all tests, which make users of their own."""
+    from tests.contract.secured import secured_broker
+
+    with secured_broker(tmp_path_factory.mktemp("secured")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

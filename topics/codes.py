@@ -45,3 +45,7 @@ class BadRequest(Exception):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+    def bare(self) -> BadRequest:
+        """To keep: a raised one holds the frames it came through, and with them the request and all that kept it."""
+        return BadRequest(self.code, self.reason)

@@ -3,23 +3,54 @@
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from topics.errors import KafkaFailed, kafka_failed
+from topics.errors import KafkaFailed, is_refusal, kafka_failed
+from topics.secrets import KafkaSettings
 
 T = TypeVar("T")
 
-__all__ = ["MESSAGE_BYTES_MAX", "Connection"]
+__all__ = ["MESSAGE_BYTES_MAX", "Connection", "Sparse"]
 
 MESSAGE_BYTES_MAX = 17 * 1024 * 1024  # a 16 MiB request with its key and headers; the topic has the last word
+
+REACH_S = 30.0  # a broker's restart
+REFUSED_S = 3.0  # who is refused for so long has the wrong settings; a broker that starts refuses for a moment
+REPEAT_S = 30.0
+LINES_MAX = 256  # of one logger remembered; about 200 bytes each
+
+
+class Sparse(logging.Filter):
+    """Lets each line of librdkafka through once in `REPEAT_S`: it tells of a broker that is away 20 times a second."""
+
+    _VARIES = re.compile(r"\d+(?=ms)")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno <= logging.DEBUG:  # somebody wants to see all of it
+            return True
+        line, now_s = self._VARIES.sub("", record.getMessage()), time.monotonic()
+        if now_s - self._said_s.get(line, -REPEAT_S) < REPEAT_S:
+            return False
+        if len(self._said_s) >= LINES_MAX:
+            self._said_s.clear()
+        self._said_s[line] = now_s
+        return True
+
 
 # librdkafka's own lines ("Connection refused" and the like) go to this logger, never straight to a terminal.
 _logger = logging.getLogger("topics.kafka")
 _logger.addHandler(logging.NullHandler())
+_logger.addFilter(Sparse())
 
 PRODUCER: Mapping[str, Any] = {
     "enable.idempotence": True,  # acks=all, no repeats and no reordering by retries
@@ -49,8 +80,8 @@ class Connection:
 
     def __init__(self, broker: str, kafka: Mapping[str, str] | None = None) -> None:
         self.broker = broker
-        self._kafka = dict(kafka or {})
-        self._last = ""
+        self._kafka = KafkaSettings(kafka or {})
+        self._last: KafkaError | None = None
 
     def producer(self, **settings: Any) -> Producer:
         """A producer; ``settings`` have underscores for dots and yield to the user's."""
@@ -63,6 +94,24 @@ class Connection:
     def admin(self) -> AdminClient:
         """An admin client."""
         return self._open(AdminClient, {}, {})
+
+    def reach(self, timeout_s: float = REACH_S) -> frozenset[str]:
+        """Return once Kafka answers, with the topics that we may see.
+
+        Raises `KafkaFailed` where none does within ``timeout_s``, and after `REFUSED_S` where one does but refuses
+        these settings (password, certificate): to go on trying would lock an account, and heal nothing.
+        """
+        client = self._open(AdminClient, {"log_level": 0}, {})  # the error says it
+        until_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                found = client.list_topics(timeout=min(REFUSED_S, timeout_s)).topics
+            except KafkaException as error:
+                failed = self.failed("cannot connect", error, client)
+                if time.monotonic() >= until_s or (self._last is not None and is_refusal(self._last)):
+                    raise failed from error
+            else:
+                return frozenset(name for name, topic in found.items() if topic.error is None)
 
     def failed(
         self, what: str, cause: KafkaException | KafkaError, client: Producer | Consumer | AdminClient | None = None
@@ -84,4 +133,4 @@ class Connection:
 
     def _remember(self, error: KafkaError) -> None:
         if error.code() != KafkaError._ALL_BROKERS_DOWN:  # says nothing that the error before it did not
-            self._last = error.str()
+            self._last = error

@@ -16,6 +16,7 @@ __all__ = [
     "Rejected",
     "TopicMissing",
     "TopicsError",
+    "is_refusal",
     "kafka_failed",
 ]
 
@@ -76,10 +77,24 @@ class Rejected(NotPredicted):
     status: ClassVar[str] = "rejected"
 
 
-def kafka_failed(what: str, broker: str, cause: KafkaException | KafkaError, hint: str = "") -> KafkaFailed:
-    """``what`` failed at ``broker``; ``hint`` is what librdkafka said last (a refused login, say)."""
+def is_refusal(error: KafkaError) -> bool:
+    """Whether a broker answered and sent this client away, or this client the broker: a login, a certificate.
+
+    A server that misses the client's certificate says so in an alert after the handshake (TLS 1.3), which librdkafka
+    has no code for.
+    """
+    return error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "SSL alert number" in error.str()
+
+
+def kafka_failed(
+    what: str, broker: str, cause: KafkaException | KafkaError, last: KafkaError | None = None
+) -> KafkaFailed:
+    """``what`` failed at ``broker``; ``last`` is what librdkafka said last (a refused login, say)."""
     error = cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
     if isinstance(error, KafkaError) and error.code() in _UNREACHABLE:
-        return KafkaFailed(f"{what}: no Kafka broker answers at {broker}" + (f" ({hint})" if hint else ""))
+        if last is not None and is_refusal(last):
+            return KafkaFailed(f"{what}: the connection to Kafka at {broker} is refused: {last.str()}")
+        hint = f" ({last.str()})" if last is not None else ""
+        return KafkaFailed(f"{what}: no Kafka broker answers at {broker}{hint}")
     text = error.str() if isinstance(error, KafkaError) else str(error)
     return KafkaFailed(f"{what}: {text}")

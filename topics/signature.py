@@ -54,6 +54,9 @@ class Tensor:
         if len(self.shape) > RANK_MAX or any(d < 1 for d in self.shape) or self.row_values > ROW_VALUES_MAX:
             raise ValueError(f"tensor {self.name!r}: shape {list(self.shape)} is not that of one row")
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype.name}{list(self.shape)}"
+
     @property
     def row_values(self) -> int:
         """Values in one row."""

@@ -72,7 +72,8 @@ class Admission:
         self._allow_not_finite = model.manifest.allow_not_finite
         self._limits = limits
         self._request_limits = request_limits
-        self._read = HeaderReader(request_limits).read
+        self._model = (model.name, model.version)
+        self._read = HeaderReader(request_limits, self._model).read
         self._reject = reject
         self._clock = clock
 
@@ -94,7 +95,7 @@ class Admission:
         try:
             one = self._read(headers[0])
         except BadRequest as error:
-            bad.extend((index, error) for index in range(len(chunk)))
+            bad.extend((index, error.bare()) for index in range(len(chunk)))
             return []
         if one.request_id is not None or one.deadline_ms is not None:
             return None
@@ -110,7 +111,7 @@ class Admission:
                 read = self._read(raw)
                 self._check(read, keys[index], int(stamps[index]))
             except BadRequest as error:
-                bad.append((index, error))
+                bad.append((index, error.bare()))
                 continue
             indices, each = groups.setdefault(read.codec.content_type, ([], []))
             indices.append(index)
@@ -149,7 +150,11 @@ class Admission:
         if uniform is None:
             values = [values[index] for index in indices]
         decoded = codec.decode_requests(
-            values, self._inputs, self._request_limits, allow_not_finite=self._allow_not_finite
+            values,
+            self._inputs,
+            self._request_limits,
+            allow_not_finite=self._allow_not_finite,
+            model=self._model,
         )
         if decoded.rejected:
             bad.extend((indices[position], error) for position, error in decoded.rejected)

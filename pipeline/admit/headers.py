@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.intake import UNREADABLE, RawHeaders
 from pipeline.observe import is_sampled
-from topics.codecs import Codec, codec_for
+from topics.codecs import Codec, ModelName, codec_for, shown
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import JSON, Header
@@ -25,6 +25,7 @@ _KNOWN = frozenset(
         Header.TRACEPARENT,
         Header.TRACESTATE,
         Header.STAGES,
+        Header.MODEL,
     )
 )
 
@@ -44,10 +45,16 @@ class RequestHeaders:
 
 
 class HeaderReader:
-    """Reads headers; unknown names are ignored, known ones must be there once and well formed."""
+    """Reads headers; unknown names are ignored, known ones must be there once and well formed.
 
-    def __init__(self, limits: RequestLimits, *, codec: Callable[[str], Codec] = codec_for) -> None:
+    ``model`` is the name and version of the model that answers: a request need not name one, and may name no other.
+    """
+
+    def __init__(
+        self, limits: RequestLimits, model: ModelName = ("", ""), *, codec: Callable[[str], Codec] = codec_for
+    ) -> None:
         self._limits = limits
+        self._models = {None, model[0], "/".join(model)}
         self._codec = codec
         self._codecs: dict[str, Codec] = {}
         self._plain = RequestHeaders(codec(JSON))
@@ -58,21 +65,9 @@ class HeaderReader:
             raise BadRequest(Code.BAD_HEADER, "the name of a header is not UTF-8")
         if not headers:
             return self._plain
-        found: dict[str, str] = {}
-        for name, raw in headers:
-            if name not in _KNOWN:
-                continue
-            if name in found:
-                raise BadRequest(Code.BAD_HEADER, f"header {name} twice")
-            if raw is None or len(raw) > self._limits.header_chars_max:
-                raise BadRequest(
-                    Code.BAD_HEADER, f"header {name} is null or over {self._limits.header_chars_max} bytes"
-                )
-            try:
-                found[name] = raw.decode()
-            except UnicodeDecodeError:
-                raise BadRequest(Code.BAD_HEADER, f"header {name} is not UTF-8") from None
-        get = found.get
+        get = self._known(headers).get
+        if get(Header.MODEL) not in self._models:
+            raise BadRequest(Code.UNKNOWN_MODEL, f"header model is {shown(get(Header.MODEL, ''))}, not the topic's")
         request_id = get(Header.REQUEST_ID)
         if request_id == "":
             raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
@@ -89,6 +84,24 @@ class HeaderReader:
             tracestate=get(Header.TRACESTATE),
             sampled=traceparent is not None and is_sampled(traceparent.encode()),
         )
+
+    def _known(self, headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
+        """The headers of the contract as text."""
+        found: dict[str, str] = {}
+        for name, raw in headers:
+            if name not in _KNOWN:
+                continue
+            if name in found:
+                raise BadRequest(Code.BAD_HEADER, f"header {name} twice")
+            if raw is None or len(raw) > self._limits.header_chars_max:
+                raise BadRequest(
+                    Code.BAD_HEADER, f"header {name} is null or over {self._limits.header_chars_max} bytes"
+                )
+            try:
+                found[name] = raw.decode()
+            except UnicodeDecodeError:
+                raise BadRequest(Code.BAD_HEADER, f"header {name} is not UTF-8") from None
+        return found
 
     def _codec_of(self, content_type: str) -> Codec:
         codec = self._codecs.get(content_type)

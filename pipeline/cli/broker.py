@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +10,13 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.models import Model
+    from topics.secrets import KafkaSettings
     from topics.signature import Signature
 
 __all__ = [
     "BrokerOption",
     "JsonOption",
+    "KafkaConfigOption",
     "KafkaOption",
     "ModelsOption",
     "broker_of",
@@ -45,6 +48,15 @@ KafkaOption = Annotated[
         show_envvar=True,
     ),
 ]
+KafkaConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="SLUICE_KAFKA_CONFIG",
+        help="A file of NAME=VALUE lines for --kafka, which wins over them; the place for passwords.",
+        show_default=False,
+    ),
+]
 ModelsOption = Annotated[
     Path | None,
     typer.Option("--models", metavar="DIR", help="Model repository; the bundled one if not given.", show_default=False),
@@ -65,20 +77,48 @@ def broker_of(option: str | None) -> str:
     return stack.bootstrap
 
 
-def kafka_of(options: list[str] | None) -> dict[str, str]:
-    """``--kafka`` options as librdkafka settings. Raises `ConfigError`."""
-    return named_values("--kafka", options)
+def kafka_of(options: list[str] | None, config: Path | None = None) -> KafkaSettings:
+    """``--kafka`` options over the lines of ``--kafka-config`` as librdkafka settings. Raises `ConfigError`."""
+    from pipeline.cli.secrecy import hide_settings
+    from topics.secrets import KafkaSettings
+
+    settings = KafkaSettings({} if config is None else _read_config(config))
+    hide_settings(settings)
+    settings |= named_values("--kafka", options)
+    hide_settings(settings)
+    return settings
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    """``NAME=VALUE`` lines; blank ones and comments (#) are left out, spaces around both parts too."""
+    from pipeline.core.errors import ConfigError
+    from topics.secrets import is_secret
+
+    try:
+        lines = path.read_text().splitlines()
+        others = path.stat().st_mode & 0o004
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "is not text"
+        raise ConfigError(f"--kafka-config {path}: {why}") from error
+    settings: dict[str, str] = {}
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if line and not line.startswith("#"):
+            settings |= named_values(f"{path} line {number}", [line])
+    settings = {name: value.strip() for name, value in settings.items()}
+    if others and any(map(is_secret, settings)):
+        print(f"sluice: warning: {path} holds secrets and everyone may read it: chmod 600 {path}", file=sys.stderr)
+    return settings
 
 
 def named_values(option: str, values: list[str] | None) -> dict[str, str]:
-    """``NAME=VALUE`` texts as a mapping. Raises `ConfigError`, without repeating a value: it may be a secret."""
+    """``NAME=VALUE`` texts as a mapping. Raises `ConfigError`, which repeats no part of them: it may be a secret."""
     from pipeline.core.errors import ConfigError
 
     named = {}
     for text in values or []:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise ConfigError(f"{option} {name or '...'}: write NAME=VALUE")
+            raise ConfigError(f"{option}: write NAME=VALUE")
         named[name.strip()] = value
     return named
 

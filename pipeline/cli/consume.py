@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.broker import BrokerOption, KafkaOption, ModelsOption, broker_of, kafka_of, signature_of
+from pipeline.cli.broker import (
+    BrokerOption,
+    KafkaConfigOption,
+    KafkaOption,
+    ModelsOption,
+    broker_of,
+    kafka_of,
+    signature_of,
+)
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
@@ -42,6 +50,7 @@ def consume(
     models: ModelsOption = None,
     broker: BrokerOption = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
 ) -> None:
     """Print what the model answers, one JSON object a line; joins no group and commits nothing.
 
@@ -57,7 +66,7 @@ def consume(
     names = topics_of(model)
     topic = names.dead_letters if dead_letters else names.predictions
     printed = 0
-    with Reader(Connection(broker_of(broker), kafka_of(kafka)), topic, start.value) as reader:
+    with Reader(Connection(broker_of(broker), kafka_of(kafka, kafka_config)), topic, start.value) as reader:
         heard_s = looked_s = time.monotonic()
         while (count is None or printed < count) and (timeout is None or time.monotonic() - heard_s < timeout):
             left = 1000 if count is None else min(1000, count - printed)

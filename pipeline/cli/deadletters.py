@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.broker import BrokerOption, JsonOption, KafkaOption, broker_of, check_model, kafka_of
+from pipeline.cli.broker import (
+    BrokerOption,
+    JsonOption,
+    KafkaConfigOption,
+    KafkaOption,
+    broker_of,
+    check_model,
+    kafka_of,
+)
 from pipeline.cli.consume import text_or_base64
 
 if TYPE_CHECKING:
@@ -45,10 +54,10 @@ class DeadLetter:
 
     @classmethod
     def of(cls, message: Message[Any, Any]) -> DeadLetter:
-        from topics.client.reader import headers_of
+        from topics.headers import headers_of
 
         place = (message.partition() or 0, message.offset() or 0, message.timestamp()[1])
-        return cls(*place, message.key(), message.value(), tuple(headers_of(message)))
+        return cls(*place, message.key(), message.value(), tuple(headers_of([message])[0] or ()))
 
     def header(self, name: str) -> str | None:
         """The last one of that name, as UTF-8 with what is not replaced."""
@@ -101,6 +110,7 @@ def list_(
     limit: Annotated[int, typer.Option(help="Print at most the newest so many; all are counted.", min=0)] = 100,
     broker: BrokerOption = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count the dead letters by code and print the newest: code, reason, stage, source and key.
@@ -111,7 +121,7 @@ def list_(
 
     codes: Counter[str] = Counter()
     newest: deque[dict[str, Any]] = deque(maxlen=limit)
-    for letter in _read(_connection(broker, kafka), model, _selected(code, None)):
+    for letter in _read(_connection(broker, kafka, kafka_config), model, _selected(code, None)):
         said = letter.to_dict()
         codes[said["code"] or "unknown"] += 1
         newest.append(said)
@@ -131,6 +141,7 @@ def show(
     place: Annotated[str, typer.Argument(metavar="PARTITION/OFFSET", help="As `list` prints it.", show_default=False)],
     broker: BrokerOption = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print one dead letter whole: its headers, and its value as text or, where it is not text, in hex.
@@ -144,7 +155,9 @@ def show(
     if not (slash and partition.isdecimal() and offset.isdecimal()):
         raise ConfigError(f"{place}: write PARTITION/OFFSET, such as 0/12")
     where = (int(partition), int(offset))
-    letters = _read(_connection(broker, kafka), model, lambda letter: (letter.partition, letter.offset) == where)
+    letters = _read(
+        _connection(broker, kafka, kafka_config), model, lambda letter: (letter.partition, letter.offset) == where
+    )
     letter = next(letters, None)
     if letter is None:
         raise SluiceError(f"no dead letter of {model} at {place}")
@@ -168,6 +181,7 @@ def replay(
     ] = None,
     broker: BrokerOption = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send dead letters to the request topic again, with their key, value, headers and request id.
@@ -182,7 +196,7 @@ def replay(
 
     if everything == bool(code or source):
         raise ConfigError("say which: --code CODE, --source TOPIC/PARTITION/OFFSET, or --all")
-    connection = _connection(broker, kafka)
+    connection = _connection(broker, kafka, kafka_config)
     letters = _read(connection, model, _selected(code, source))
     topic = topics_of(model).requests
     if dry_run:
@@ -194,10 +208,10 @@ def replay(
     emit({"replayed": count, "dry_run": dry_run, "topic": topic}, as_json, table=[f"{said} to {topic}"])
 
 
-def _connection(broker: str | None, kafka: list[str] | None) -> Connection:
+def _connection(broker: str | None, kafka: list[str] | None, kafka_config: Path | None) -> Connection:
     from topics.connect import Connection
 
-    return Connection(broker_of(broker), kafka_of(kafka))
+    return Connection(broker_of(broker), kafka_of(kafka, kafka_config))
 
 
 def _selected(code: str | None, source: str | None) -> Callable[[DeadLetter], bool]:

@@ -13,6 +13,7 @@ from pipeline.cli import bench, deadletters, models, topics
 from pipeline.cli.consume import consume
 from pipeline.cli.demo import demo
 from pipeline.cli.produce import produce
+from pipeline.cli.secrecy import discreet_hook, without_secrets
 from pipeline.cli.serve import serve
 from pipeline.cli.stack import down, status, up
 
@@ -67,12 +68,13 @@ def _expected() -> tuple[type[Exception], ...]:
 
 def main() -> None:
     """Run the command. Exit codes: 0 ok, 1 failed, 2 misuse, 130 interrupted."""
+    sys.excepthook = discreet_hook
     try:
         app(prog_name="sluice")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except _expected() as error:
-        print(f"sluice: error: {error}", file=sys.stderr)
+        print(f"sluice: error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
     finally:
         _flush()

@@ -12,8 +12,8 @@ from pipeline.cli.broker import JsonOption, ModelsOption
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pipeline.core.errors import ModelError
     from pipeline.models import Model
-    from topics.signature import Tensor
 
 __all__ = ["app"]
 
@@ -77,39 +77,44 @@ def verify(
     For instance: sluice models verify --models ./models
     """
     from pipeline.cli.output import emit
-    from pipeline.core.errors import ConfigError, SluiceError
-    from pipeline.infer.backends import backend_for
-    from pipeline.models import BUNDLED, list_models
-    from pipeline.models import verify as check
+    from pipeline.core.errors import ConfigError
+    from pipeline.models import BUNDLED, survey
 
-    chosen = [m for m in list_models(models or BUNDLED) if name in (None, m.name, m.label)]
+    found = {f"{path.parent.name}/{path.name}": model for path, model in survey(models or BUNDLED)}
+    chosen = {label: model for label, model in found.items() if name in (None, label, label.partition("/")[0])}
     if not chosen:
         raise ConfigError(f"no model {name or ''} in {models or BUNDLED}".replace("  ", " "))
-    refused: dict[str, str] = {}
-    for model in chosen:
-        try:
-            check(model)
-            backend = backend_for(model.manifest.backend)
-            backend.load(model)
-            backend.close()
-        except SluiceError as error:
-            refused[model.label] = str(error)
-    results = [{"model": m.label, "ok": m.label not in refused, "reason": refused.get(m.label)} for m in chosen]
-    lines = [f"refused  {m.label}: {refused[m.label]}" if m.label in refused else f"ok  {m.label}" for m in chosen]
-    emit({"ok": not refused, "models": results}, as_json, table=lines)
-    if refused:
+    reasons = {label: _refusal(model) for label, model in chosen.items()}
+    results = [{"model": label, "ok": reason is None, "reason": reason} for label, reason in reasons.items()]
+    lines = [f"ok  {label}" if reason is None else f"refused  {label}: {reason}" for label, reason in reasons.items()]
+    good = not any(reasons.values())
+    emit({"ok": good, "models": results}, as_json, table=lines)
+    if not good:
         raise typer.Exit(1)
+
+
+def _refusal(model: Model | ModelError) -> str | None:
+    from pipeline.core.errors import SluiceError
+    from pipeline.infer.backends import backend_for
+    from pipeline.models import verify
+
+    try:
+        if isinstance(model, SluiceError):
+            raise model
+        verify(model)
+        backend = backend_for(model.manifest.backend)
+        backend.load(model)
+        backend.close()
+    except SluiceError as error:
+        return str(error)
+    return None
 
 
 def _table(models: Iterable[Model]) -> list[str]:
     rows = [("MODEL", "BACKEND", "ROWS MAX", "TAKES", "GIVES")]
     for model in models:
         sides = (model.signature.inputs, model.signature.outputs)
-        takes, gives = (", ".join(map(_tensor, side)) for side in sides)
+        takes, gives = (", ".join(map(str, side)) for side in sides)
         rows.append((model.label, model.manifest.backend, str(model.manifest.rows_max), takes, gives))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _tensor(tensor: Tensor) -> str:
-    return f"{tensor.name} {tensor.dtype.name}{list(tensor.shape)}"

@@ -13,6 +13,7 @@ import typer
 from pipeline.cli.broker import (
     BrokerOption,
     JsonOption,
+    KafkaConfigOption,
     KafkaOption,
     ModelsOption,
     broker_of,
@@ -47,6 +48,7 @@ def produce(
     models: ModelsOption = None,
     broker: BrokerOption = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Send requests and say how many Kafka acknowledged; their answers are read with `sluice consume`.
@@ -78,7 +80,7 @@ def produce(
     topic = topics_of(model).requests
     started_s = time.monotonic()
     requests = _watched(read_requests(source, form), shown=source != "-" and sys.stderr.isatty() and not as_json)
-    produced = send_all(Connection(broker_of(broker), kafka_of(kafka)), topic, requests)
+    produced = send_all(Connection(broker_of(broker), kafka_of(kafka, kafka_config)), topic, requests)
     seconds = time.monotonic() - started_s
     emit(
         {"produced": produced, "topic": topic, "seconds": round(seconds, 3)},

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from pipeline.cli.broker import BrokerOption, KafkaOption, broker_of, kafka_of
+from pipeline.cli.broker import BrokerOption, KafkaConfigOption, KafkaOption, broker_of, kafka_of
+from pipeline.cli.secrecy import Discreet, hide_url
 from pipeline.core.settings import Guarantee
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.core.settings import Settings
     from pipeline.models import Model
 
 __all__ = ["serve"]
@@ -69,6 +71,7 @@ def serve(
     instance_id: InstanceId = None,
     threads: Threads = None,
     kafka: KafkaOption = None,
+    kafka_config: KafkaConfigOption = None,
     otlp_endpoint: Endpoint = None,
     log_level: LogLevel = "info",
     ready_file: ReadyFile = None,
@@ -76,14 +79,15 @@ def serve(
 ) -> None:
     """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
 
-    Prints one line beginning with "ready" when it can answer, and logs to standard error. The newest version of each
-    model is served.
+    Prints one line beginning with "ready" when it can answer, and logs to standard error. The newest good version of
+    each model is served; a newer one that appears in the repository is swapped in within seconds, or at once on SIGHUP.
 
     For instance: sluice serve --models ./models --broker localhost:9092 --group vision
     """
     from pipeline.core.settings import Settings
     from pipeline.models import BUNDLED, load_repository
 
+    hide_url(otlp_endpoint or "")
     _log_to_stderr(log_level)
     _mark(ready_file, ready=False)  # of a worker that was killed
     settings = Settings(
@@ -92,14 +96,12 @@ def serve(
         guarantee=guarantee,
         offset_reset=from_,
         instance_id=instance_id,
-        kafka=kafka_of(kafka),
+        kafka=kafka_of(kafka, kafka_config),
         threads=threads,
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)
-    if apply:
-        _apply(loaded, settings.broker, partitions, kafka_of(kafka))
-    _check(loaded, settings.broker, kafka_of(kafka))
+    _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:
         _mark(ready_file, ready=True)
@@ -109,29 +111,29 @@ def serve(
     from pipeline.serve import run_worker
 
     try:
-        status = run_worker(loaded, settings, ready=ready, report=report)
+        status = run_worker(loaded, settings, repository=models, ready=ready, report=report)
     finally:
         _mark(ready_file, ready=False)
     raise typer.Exit(status)
 
 
-def _apply(models: Sequence[Model], broker: str, partitions: int | None, kafka: dict[str, str]) -> None:
-    from topics.admin import apply_topics
+def _look(models: Sequence[Model], settings: Settings, partitions: int | None, *, apply: bool) -> None:
+    """Whether Kafka lets us in and has the models' topics; raises what is then told in one line."""
+    from pipeline.core.errors import BrokerError
+    from topics.admin import apply_topics, verify_topics
+    from topics.connect import Connection
 
-    for step in apply_topics(broker, [model.topics for model in models], partitions=partitions, kafka=kafka):
+    there = Connection(settings.broker, settings.kafka).reach()
+    wanted = [model.topics for model in models]
+    if not apply:  # with no right to look at more than that they are there
+        names = [name for each in wanted for name in (each.requests, each.predictions, each.dead_letters)]
+        if missing := [name for name in names if name not in there]:
+            raise BrokerError(f"missing topics: {', '.join(missing)}; create them with sluice topics apply")
+        return
+    for step in apply_topics(settings.broker, wanted, partitions=partitions, kafka=settings.kafka):
         if step.action != "kept":
             log.info("topic %s %s with %d partitions", step.topic, step.action, step.partitions)
-
-
-def _check(models: Sequence[Model], broker: str, kafka: dict[str, str]) -> None:
-    """Tell what is wrong with the topics; raise `BrokerError` where one is missing: nothing could be answered."""
-    from pipeline.core.errors import BrokerError
-    from topics.admin import verify_topics
-
-    drifts = verify_topics(broker, [model.topics for model in models], kafka=kafka)
-    if missing := [drift.topic for drift in drifts if drift.found == "missing"]:
-        raise BrokerError(f"missing topics: {', '.join(missing)}; create them with sluice topics apply")
-    for drift in drifts:
+    for drift in verify_topics(settings.broker, wanted, kafka=settings.kafka):
         log.warning("drift: %s", drift)
 
 
@@ -149,7 +151,9 @@ def _mark(ready_file: Path | None, *, ready: bool) -> None:
 
 
 def _log_to_stderr(level: str) -> None:
-    logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Discreet("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     if level != "debug":
         for name in NOISY:
             logging.getLogger(name).setLevel(logging.WARNING)

@@ -202,11 +202,16 @@ class Ledger:
             self._changed.notify_all()
 
     def wait_below(self, requests: int, size_bytes: int, timeout_s: float) -> bool:
-        """Wait until less than both is in flight; False on time-out."""
+        """Wait until less than both is in flight; False on time-out, or where there will be no room any more."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: (self.in_flight_requests < requests and self.in_flight_bytes < size_bytes) or self._abandoned,
-                timeout_s,
+            return (
+                self._changed.wait_for(
+                    lambda: (
+                        self._abandoned or (self.in_flight_requests < requests and self.in_flight_bytes < size_bytes)
+                    ),
+                    timeout_s,
+                )
+                and not self._abandoned
             )
 
     def wait_drained(self, keys: Iterable[TopicPartitionKey], deadline_s: float) -> bool:

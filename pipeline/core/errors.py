@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-__all__ = ["BackendError", "BrokerError", "ConfigError", "ModelError", "SluiceError"]
+__all__ = ["BackendBusyError", "BackendError", "BrokerError", "ConfigError", "ModelError", "SluiceError"]
+
+
+Blame = Literal["user", "model", "broker", "machine"]
 
 
 class SluiceError(Exception):
@@ -16,7 +19,7 @@ class SluiceError(Exception):
 
     code: ClassVar[str] = "failed"
     retryable: ClassVar[bool] = False
-    blame: ClassVar[Literal["user", "model", "broker", "machine"]] = "machine"
+    blame: ClassVar[Blame] = "machine"
     exit_code: ClassVar[int] = 1
 
 
@@ -39,7 +42,15 @@ class BackendError(SluiceError):
     """A runtime that cannot load or run a model."""
 
     code = "backend"
-    blame = "model"
+    blame: ClassVar[Blame] = "model"
+
+
+class BackendBusyError(BackendError):
+    """A runtime that cannot run a batch just now, such as for lack of memory."""
+
+    code = "busy"
+    retryable = True
+    blame = "machine"
 
 
 class BrokerError(SluiceError):

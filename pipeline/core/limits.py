@@ -29,6 +29,8 @@ class Limits:
     # max.poll.interval.ms is never near; a rebalance, a stop or a commit waits for at most so long.
     pause_after_ms: int = 1000
     drain_ms_max: int = 20_000  # a revoke or a stop: below the usual 45 s session and 30 s pod termination
+    compute_attempts_max: int = 3  # of one batch, where the error may pass: memory that is short for a moment
+    compute_ms_max: int = 120_000  # of one batch: a backend that hangs ends the worker, far below max.poll.interval.ms
     delivery_attempts_max: int = 5  # of one terminal record, each after librdkafka's own retries
     commit_interval_ms: int = 100  # 10 small commits a second cost nothing; a crash repeats at most so much
     slots: int = 3  # one computes, one is filled, one is encoded

@@ -11,6 +11,7 @@ from typing import Literal
 from pipeline.core.errors import ConfigError
 from pipeline.core.limits import Limits
 from topics.limits import RequestLimits
+from topics.secrets import KafkaSettings
 
 __all__ = ["Guarantee", "Settings"]
 
@@ -56,9 +57,10 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
     threads: int | None = None
-    otlp_endpoint: str | None = None
+    otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "kafka", KafkaSettings(self.kafka))  # is shown without its secrets
         if not self.broker:
             raise ConfigError("no broker: give --broker HOST:PORT")
         if not self.group:

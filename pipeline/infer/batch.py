@@ -90,6 +90,8 @@ class Batch:
     computed_ns: int = 0
     slot: Slot | None = None
     error: SluiceError | None = None
+    attempts: int = 1  # runs of just this batch, while its errors may pass
+    blamed: SluiceError | None = None  # its one request failed; zeros run in its place, see `again`
 
     def parts(self) -> Iterator[Run | Piece]:
         """All that lies in the slot."""
@@ -100,12 +102,31 @@ class Batch:
         """Write the rows into the slot's buffers: the one copy between a request's bytes and the device."""
         self.slot = slot
         for name, buffer in slot.inputs.items():
+            if self.blamed is not None:
+                buffer[: self.rows] = 0
+                continue
             for part in self.parts():
                 first, rows = part.first_row, part.rows
                 buffer[part.slot_row : part.slot_row + rows] = part.admitted.columns[name][first : first + rows]
 
+    def again(self, attempts_max: int) -> tuple[Batch, ...]:
+        """What runs after this batch has failed.
+
+        The same batch while the error may pass, then its halves, to find the request that the failure is about (I7).
+        That one is blamed only if the model still answers zeros, as it did when it was warmed: they run in its place.
+        """
+        assert self.error is not None and self.blamed is None
+        if not self.is_single and (attempts_max <= self.attempts or not self.error.retryable):
+            return self.halves()
+        same = self._of(list(self.parts()))
+        if self.error.retryable and self.attempts < attempts_max:
+            same.attempts = self.attempts + 1
+        else:
+            same.blamed = self.error
+        return (same,)
+
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches of half the requests each, to find the one a failure is about (I7)."""
+        """Two batches of half the requests each."""
         parts: list[Run | Piece] = []
         for part in self.parts():
             if isinstance(part, Run) and len(part) > 1:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BackendError, SluiceError
+from pipeline.core.errors import BackendBusyError, BackendError, SluiceError
 from pipeline.infer.backend import Backend, Slot
 from pipeline.infer.batch import Batch
 from pipeline.models import Model
@@ -30,7 +30,7 @@ class DeviceState:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One model's slots on the device; ``free``, ``changed`` and ``retry`` belong to the event loop."""
+    """One version's slots on the device; ``free``, ``changed`` and ``retry`` belong to the event loop."""
 
     model: Model
     backend: Backend
@@ -44,7 +44,8 @@ class Device:
     """Owns one device, its thread and every model's slots on it.
 
     `submit` and the state are the event loop's; the thread only runs batches in the order they were submitted.
-    A batch whose ``run`` raises carries the error to ``done``; any other exception ends the worker (``fail``).
+    A batch whose ``run`` raises carries the error to ``done``, one that runs out of memory as an error that may pass;
+    any other exception ends the worker (``fail``).
     """
 
     def __init__(self, *, fail: Callable[[BaseException], None], clock: Clock = SYSTEM_CLOCK) -> None:
@@ -54,25 +55,42 @@ class Device:
         self._queue: SimpleQueue[tuple[Lane, Batch] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sluice-device", daemon=True)
         self._submitted = 0
+        self._running_since_ns: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, model: Model, backend: Backend, slots: int, done: Callable[[Lane, Batch], None]) -> Lane:
-        """Allocate and warm a model's slots; before the start only."""
+        """Allocate and warm a version's slots, also beside those that run: any thread, as long as warming takes."""
         lane = Lane(model, backend, done, backend.slots(slots))
         backend.warm()
         self._lanes.append(lane)
         return lane
+
+    def remove(self, lane: Lane) -> None:
+        """Forget a lane all of whose slots are free; its backend is the caller's to close. Event loop only."""
+        self._lanes.remove(lane)
+        lane.free.clear()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start the device thread; it wakes ``loop`` when something became free."""
         self._loop = loop
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread once all that was submitted has run, and close the backends."""
+    def busy_s(self) -> float:
+        """For how long the batch that runs has been running; any thread."""
+        since_ns = self._running_since_ns
+        return 0.0 if since_ns is None else (self._clock.now_ns() - since_ns) / 1e9
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """End the thread once all that was submitted has run, and close the backends.
+
+        With ``timeout_s`` a thread that hangs in a backend is left behind, and the backends as they are.
+        """
         self._queue.put(None)
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.error("the device thread hangs and is left behind")
+            return
         for lane in self._lanes:
             lane.backend.close()
 
@@ -88,7 +106,7 @@ class Device:
         self._queue.put((lane, batch))
 
     def give_back(self, lane: Lane, batch: Batch, *, retry: bool = False) -> None:
-        """A batch's outputs have been read, or it failed and runs again in halves; any thread."""
+        """A batch's outputs have been read, or it failed and something of it runs again; any thread."""
         self._wake(self._freed, lane, batch, retry)
 
     def _run(self) -> None:
@@ -96,14 +114,17 @@ class Device:
             while (work := self._queue.get()) is not None:
                 lane, batch = work
                 assert batch.slot is not None
-                batch.started_ns = self._clock.now_ns()
+                batch.started_ns = self._running_since_ns = self._clock.now_ns()
                 try:
                     lane.backend.run(batch.slot, batch.rows)
                 except SluiceError as error:
                     batch.error = error
+                except MemoryError as error:
+                    batch.error = BackendBusyError(f"out of memory: {error}")
                 except Exception as error:
                     log.exception("the backend of %s raised", lane.model.label)
                     batch.error = BackendError(f"{type(error).__name__}: {error}")
+                self._running_since_ns = None
                 batch.computed_ns = self._clock.now_ns()  # where run() is asynchronous, wait() says when
                 lane.done(lane, batch)
                 self._wake(self._ran)

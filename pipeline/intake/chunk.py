@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Protocol, cast
 
 import numpy as np
 from confluent_kafka import Message
 
+from topics.headers import UNREADABLE, RawHeaders, headers_of
+
 __all__ = ["UNREADABLE", "Chunk", "Finish", "RawHeaders", "TimestampMs"]
-
-RawHeaders = Sequence[tuple[str, bytes | None]] | None
-"""Headers as librdkafka gives them: None where there are none, names may repeat, a value may be null."""
-
-UNREADABLE: RawHeaders = []
-"""Stands, by identity, for headers of which a name is not UTF-8: librdkafka's binding cannot give them."""
 
 TimestampMs = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -78,26 +74,11 @@ class Chunk:
 
     def headers(self) -> list[RawHeaders]:
         """The requests' headers, `UNREADABLE` where they are."""
-        return self._headers(self.messages)
+        return headers_of(self.messages)
 
     def headers_of(self, index: int) -> RawHeaders:
         """One request's headers, `UNREADABLE` where they are."""
-        return self._headers([self.messages[index]])[0]
-
-    @staticmethod
-    def _headers(messages: Sequence[Message]) -> list[RawHeaders]:
-        found: list[RawHeaders] = []
-        # By map(), which looks whether a C function has set an error; a direct call may not and go on with it.
-        left = cast(Iterator[RawHeaders], map(Message.headers, messages))
-        while True:
-            try:
-                found.extend(left)  # what was read before an error stays
-            except (SystemError, UnicodeDecodeError):
-                # The binding fails once, then gives tuples with a null pointer for a name: looking at one crashes.
-                messages[len(found)].set_headers(UNREADABLE)  # type: ignore[arg-type]
-                found.append(UNREADABLE)
-            else:
-                return found
+        return headers_of([self.messages[index]])[0]
 
     def timestamps_ms(self) -> TimestampMs:
         """Kafka timestamps, Unix milliseconds; the time of the poll where a message has none."""

@@ -8,9 +8,12 @@ from typing import Any, Protocol, cast
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
+from topics.connect import Sparse
+
 __all__ = ["ConsumerFactory", "ConsumerLike", "consumer_settings", "kafka_consumer"]
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparse())
 
 OnPartitions = Callable[[Any, list[TopicPartition]], None]
 

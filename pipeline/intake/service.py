@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message ends it at once
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
+# Without the right to read, or to be in the group, a worker would wait for ever.
+FATAL = frozenset({KafkaError._FATAL, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 COMMITTED_S = 5.0  # to ask where an assignment was to begin; only where retention has deleted from the partition
 
 Put = Callable[[Chunk], None]
@@ -86,6 +88,7 @@ class Intake(Service):
         super().__init__(**kwargs)
         self._commits = commits  # else somebody's transactions do
         self._metadata: Any = None
+        self._nobody: Any = None  # what librdkafka says of a consumer that is no member of its group
         self.ledger = ledger
         self.limits = limits
         self.assigned = asyncio.Event()  # set with the first assignment
@@ -156,6 +159,7 @@ class Intake(Service):
     def _poll_loop(self) -> None:
         consumer = self._factory({**self._settings, "on_commit": self._on_commit})
         try:
+            self._nobody = consumer.consumer_group_metadata()
             consumer.subscribe(
                 list(self._put), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
@@ -290,7 +294,7 @@ class Intake(Service):
         if not self._commits or now_s < self._commit_due_s or self._committing is not None:
             return
         self._commit_due_s = now_s + self.limits.commit_interval_ms / 1000
-        if offsets := self.ledger.committable():
+        if self._is_member(consumer) and (offsets := self.ledger.committable()):
             self._committing = offsets
             consumer.commit(offsets=_as_list(offsets), asynchronous=True)
 
@@ -306,7 +310,7 @@ class Intake(Service):
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
     def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        offsets = self.ledger.committable(keys) if self._commits else {}
+        offsets = self.ledger.committable(keys) if self._commits and self._is_member(consumer) else {}
         if not offsets:
             return
         try:
@@ -317,11 +321,20 @@ class Intake(Service):
         failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
+    def _is_member(self, consumer: ConsumerLike) -> bool:
+        """Whether it has not been thrown out: nobody's commit to a group without members is taken, even backwards."""
+        return bool(consumer.consumer_group_metadata() != self._nobody)
+
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 
     def _look(self, consumer: ConsumerLike) -> None:
-        if not self._commits:
-            self._metadata = consumer.consumer_group_metadata()
+        """Note the membership; not that there is none any more, between its loss and the callback that tells of it.
+
+        The broker takes offsets without a member for those of an old producer and checks nothing (KIP-447): with its
+        last membership, which it refuses, nothing of a lost assignment can be committed (I3).
+        """
+        if not self._commits and (metadata := consumer.consumer_group_metadata()) != self._nobody:
+            self._metadata = metadata
 
     def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
         self._generation += 1
@@ -357,7 +370,7 @@ class Intake(Service):
 
 def _raise_if_fatal(error: KafkaError | None) -> None:
     """A consumer that is fenced says so in whatever it is asked next, first perhaps in a commit."""
-    if error is not None and (error.fatal() or error.code() == KafkaError._FATAL):
+    if error is not None and (error.fatal() or error.code() in FATAL):
         raise BrokerError(f"the consumer cannot go on: {error.str()}")
 
 

@@ -19,7 +19,7 @@ from pipeline.load.process import BenchError, Process, run_module
 from pipeline.load.readback import Readback, read_back, wait_for_answers
 from pipeline.load.requests import random_columns
 from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
-from pipeline.models import Model
+from pipeline.models import Model, read_content
 from pipeline.models.onnx import open_bare
 from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
@@ -127,7 +127,7 @@ def _answer(
 
 def checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
     """Says whether a value is what the model, called here, answers to that request."""
-    codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file)
+    codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file, *read_content(model))
     columns = random_columns(signature.inputs, rows * distinct)
     names = [tensor.name for tensor in signature.outputs]
 

@@ -2,7 +2,16 @@
 
 from pipeline.models.data import held_out
 from pipeline.models.manifest import Manifest, Model, default_buckets
-from pipeline.models.repository import BUNDLED, add_model, list_models, load_repository, verify
+from pipeline.models.repository import (
+    BUNDLED,
+    add_model,
+    list_models,
+    load_repository,
+    read_content,
+    read_model,
+    survey,
+    verify,
+)
 
 __all__ = [
     "BUNDLED",
@@ -13,5 +22,8 @@ __all__ = [
     "held_out",
     "list_models",
     "load_repository",
+    "read_content",
+    "read_model",
+    "survey",
     "verify",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,8 @@ from pipeline.models.manifest import Model
 from topics.signature import Signature, Tensor
 
 __all__ = ["check_signature", "external_files", "open_bare", "open_session", "runtime_errors", "signature_of"]
+
+FOLDER = "session.model_external_initializers_file_folder_path"
 
 # The parts of onnx.proto3 that can hold a tensor, as {message: {field number: message}}. Reading them by hand keeps
 # the onnx package out of the base install, costs no copy of the weights, and needs no trust in a runtime's own check.
@@ -40,20 +41,18 @@ _DTYPES = MappingProxyType(
 )
 
 
-def external_files(path: Path) -> frozenset[str]:
-    """The locations of all external data that ``path`` refers to, as written in it: anything, not only safe paths.
+def external_files(path: Path, data: bytes) -> frozenset[str]:
+    """The locations of all external data that ``data``, read from ``path``, refers to: anything, not only safe paths.
 
     Walks graphs, subgraphs, functions, training graphs and attributes. Raises `ModelError` for what is not an ONNX
     file.
     """
     try:
-        with path.open("rb") as file:
-            # Not closed by hand: after an error its traceback still holds parts of the view.
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        view = memoryview(data)
         if not any(number == _GRAPH for number, _ in _fields(view)):
             raise ValueError("it has no graph")
         return frozenset(_locations(view, "model", DEPTH_MAX))
-    except (OSError, ValueError, IndexError) as error:  # mmap of an empty file is a ValueError
+    except (ValueError, IndexError) as error:
         raise ModelError(f"{path}: not an ONNX file: {error}") from error
 
 
@@ -111,28 +110,35 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     return (*kinds, RuntimeError, ValueError, TypeError)
 
 
-def open_session(path: Path, options: Any) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU.
+def open_session(path: Path, data: bytes, external: Mapping[str, bytes], options: Any) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the CPU, of bytes whose hashes were checked and not of files.
 
-    Raises `ModelError` where the runtime refuses the file: not ONNX, an invalid graph, an operator it lacks.
+    A file may change between its check and its use, and one that is cut off while the runtime has it mapped would end
+    the process. ``external`` holds the external data by location; only what subgraphs refer to is still read by the
+    runtime itself, from the directory of ``path``. Raises `ModelError` where the runtime refuses the model: not ONNX,
+    an invalid graph, an operator it lacks.
     """
     import onnxruntime
 
     options.log_severity_level = 4  # fatal only: what goes wrong is raised, and standard error is the worker's log
+    options.add_session_config_entry(FOLDER, str(path.parent))
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        if external:
+            sizes = [len(content) for content in external.values()]
+            options.add_external_initializers_from_files_in_memory([*external], [*external.values()], sizes)
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except runtime_errors() as error:
         raise ModelError(f"{path}: onnxruntime refuses it: {_one_line(error)}") from error
 
 
-def open_bare(path: Path) -> Any:
+def open_bare(path: Path, data: bytes, external: Mapping[str, bytes]) -> Any:
     """A session only good for looking at: one thread, nothing optimised. Raises `ModelError`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
-    return open_session(path, options)
+    return open_session(path, data, external, options)
 
 
 def signature_of(session: Any, path: Path) -> Signature:
@@ -155,7 +161,7 @@ def check_signature(model: Model, session: Any) -> None:
     for side in ("inputs", "outputs"):
         declared, found = (getattr(signature, side) for signature in (model.signature, actual))
         if declared != found:
-            said, has = (", ".join(f"{t.name} {t.dtype.name}{list(t.shape)}" for t in ts) for ts in (declared, found))
+            said, has = (", ".join(map(str, tensors)) for tensors in (declared, found))
             raise ModelError(f"{model.path}: the manifest declares {side} {said}, but the model has {has}")
 
 

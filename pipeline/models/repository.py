@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import stat
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.core.errors import ModelError
 from pipeline.models import onnx
+from pipeline.models.formats import check_format, check_kind
 from pipeline.models.manifest import (
     MANIFEST,
     ROWS_MAX_DEFAULT,
@@ -26,55 +27,104 @@ from pipeline.models.manifest import (
 )
 from topics.names import check_model_name
 
-__all__ = ["BUNDLED", "add_model", "list_models", "load_repository", "verify"]
+__all__ = ["BUNDLED", "add_model", "list_models", "load_repository", "read_content", "read_model", "survey", "verify"]
+
+log = logging.getLogger(__name__)
 
 BUNDLED = Path(__file__).parent / "bundled"
 """The repository shipped in the package, holding ``digits/1``."""
 
 DEPTH_MAX = 8  # of folders inside a model
-_PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".mar", ".torchscript")
 # Installers such as uv link an installed package's files to their cache; what lies there is as trusted as this code.
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def list_models(directory: Path) -> list[Model]:
-    """All versions of all models, by name and then version; manifests are read, files not yet looked at.
+def survey(directory: Path) -> list[tuple[Path, Model | ModelError]]:
+    """Every directory that should be a version, by name and then version: the model, or why it is none.
 
-    Names beginning with a dot (an addition under way) and plain files are passed over. Raises `ModelError` for a
-    directory that is missing, or one inside it that is not a model.
+    Manifests are read, files not yet looked at. Names beginning with a dot (an addition under way) and plain files are
+    passed over. Raises `ModelError` where ``directory`` is missing.
     """
+    found: list[tuple[Path, Model | ModelError]] = []
+    for family in sorted(_directories(directory)):
+        for path in sorted(_directories(family), key=_order):
+            try:
+                found.append((path, read_model(path)))
+            except ModelError as error:
+                found.append((path, error))
+    return found
+
+
+def read_model(path: Path) -> Model:
+    """The model in ``DIR/NAME/VERSION``, its files not yet looked at. Raises `ModelError`."""
+    manifest = read_manifest(path)
+    if (manifest.name, manifest.version) != (path.parent.name, path.name):
+        raise ModelError(f"{path}: its manifest says {manifest.name}/{manifest.version}")
+    return Model(manifest, path)
+
+
+def list_models(directory: Path) -> list[Model]:
+    """All versions of all models, by name and then version; as `survey`, but raises where one is none."""
     models = []
-    for family in _directories(directory):
-        for path in _directories(family):
-            manifest = read_manifest(path)
-            if (manifest.name, manifest.version) != (family.name, path.name):
-                raise ModelError(f"{path}: its manifest says {manifest.name}/{manifest.version}")
-            models.append(Model(manifest, path))
-    return sorted(models, key=lambda model: (model.name, version_key(model.version)))
+    for _, model in survey(directory):
+        if isinstance(model, ModelError):
+            raise model
+        models.append(model)
+    return models
 
 
 def load_repository(directory: Path) -> list[Model]:
-    """The newest version of each model, verified. Raises `ModelError`, also where there is none."""
-    newest = {model.name: model for model in list_models(directory)}
-    if not newest:
+    """The newest good version of each model, verified; newer ones that are refused are logged.
+
+    Raises `ModelError` where there is no model, and the newest version's where none of a model's is good.
+    """
+    families: dict[str, list[Model | ModelError]] = {}
+    for path, model in survey(directory):
+        families.setdefault(path.parent.name, []).insert(0, model)
+    if not families:
         raise ModelError(f"{directory}: holds no model")
-    for model in newest.values():
-        verify(model)
-    return list(newest.values())
+    return [_newest_good(newest_first) for newest_first in families.values()]
+
+
+def _newest_good(newest_first: Sequence[Model | ModelError]) -> Model:
+    refused: list[ModelError] = []
+    for model in newest_first:
+        try:
+            if isinstance(model, ModelError):
+                raise model
+            verify(model)
+        except ModelError as error:
+            refused.append(error)
+            continue
+        for why in refused:
+            log.error("refused, an older version is served: %s", why)
+        return model
+    raise refused[0]
 
 
 def verify(model: Model) -> None:
     """Check that the directory holds exactly the listed files, unchanged, and the model has the declared signature.
 
-    Refuses links, special files, pickles, unlisted or missing files, wrong hashes, external data that is not a listed
-    file, an operator the runtime lacks. Raises `ModelError` with one line that says which.
+    Refuses links, special files, pickles, plans, unlisted or missing files, wrong hashes, external data that is not a
+    listed file, an operator the runtime lacks. Raises `ModelError` with one line that says which.
     """
-    try:
-        _check_files(model)
-    except OSError as error:
-        raise ModelError(f"{error.filename or model.path}: {error.strerror}") from error
-    onnx.check_signature(model, onnx.open_bare(model.file))
+    _check_files(model)
+    onnx.check_signature(model, onnx.open_bare(model.file, *read_content(model)))
+
+
+def read_content(model: Model) -> tuple[bytes, dict[str, bytes]]:
+    """The model's file and its external data by location, read once and as listed: what a backend is to load.
+
+    A version never changes; what did so regardless since `verify` is refused here. Raises `ModelError`.
+    """
+    data, folder = _read_listed(model, model.manifest.file), PurePosixPath(model.manifest.file).parent
+    external: dict[str, bytes] = {}
+    for location in sorted(onnx.external_files(model.file, data)):
+        name = (folder / location).as_posix()
+        if name not in model.manifest.files:
+            raise ModelError(f"{model.file}: its external data {location!r} is not a listed file of the model")
+        external[location] = _read_listed(model, name)
+    return data, external
 
 
 def add_model(
@@ -111,23 +161,26 @@ def add_model(
 
 
 def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
-    _check_format(source)
-    external = {name: source.parent / name for name in onnx.external_files(source)}
+    check_format(source)
+    data = source.read_bytes()
+    external = {name: source.parent / name for name in onnx.external_files(source, data)}
     for name, path in external.items():
         inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         if inside:
             _check_plain(path, path.lstat())
         if not inside or not path.resolve().is_relative_to(source.parent.resolve()):  # by way of a linked folder
             raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
+    contents = {name: path.read_bytes() for name, path in external.items()}
     manifest: dict[str, Any] = {
         "backend": "onnxruntime",
         "file": source.name,
-        "signature": onnx.signature_of(onnx.open_bare(source), source),
+        "signature": onnx.signature_of(onnx.open_bare(source, data, contents), source),
         "rows_max": ROWS_MAX_DEFAULT,
         "buckets": default_buckets(ROWS_MAX_DEFAULT),
         "classes": (),
         "files": {
-            PurePosixPath(name).as_posix(): _sha256(path) for name, path in (external | {source.name: source}).items()
+            PurePosixPath(name).as_posix(): hashlib.sha256(content).hexdigest()
+            for name, content in (contents | {source.name: data}).items()
         },
     }
     return Manifest(**(manifest | changes))
@@ -171,24 +224,46 @@ def _directories(path: Path) -> list[Path]:
         raise ModelError(f"{path}: {error.strerror}") from error
 
 
+def _order(path: Path) -> tuple[int, ...]:
+    """A version's place among its family; what is named like none comes first."""
+    try:
+        return version_key(path.name)
+    except ValueError:
+        return ()
+
+
 def _check_files(model: Model) -> None:
     listed, missing = model.manifest.files, set(model.manifest.files)
-    for path in _scan(model.path, DEPTH_MAX):
-        if (name := path.relative_to(model.path).as_posix()) == MANIFEST:
-            continue
-        _check_not_pickle(path)
-        if name not in listed:
-            raise ModelError(f"{path}: is not listed in the manifest")
-        if (sha256 := _sha256(path)) != listed[name]:
-            raise ModelError(f"{path}: its sha256 is {sha256}, but the manifest says {listed[name]}")
-        missing.discard(name)
-    if missing:
-        raise ModelError(f"{model.path}: {min(missing)} is missing; the directory was copied only in part")
-    _check_format(model.file)
-    folder = PurePosixPath(model.manifest.file).parent
-    for location in sorted(onnx.external_files(model.file)):
-        if (folder / location).as_posix() not in listed:
-            raise ModelError(f"{model.file}: its external data {location!r} is not a listed file of the model")
+    try:
+        for path in _scan(model.path, DEPTH_MAX):
+            if (name := path.relative_to(model.path).as_posix()) == MANIFEST:
+                continue
+            check_kind(path)
+            if name not in listed:
+                raise ModelError(f"{path}: is not listed in the manifest")
+            with path.open("rb") as file:
+                _check_hash(model, name, hashlib.file_digest(file, "sha256").hexdigest())
+            missing.discard(name)
+        if missing:
+            raise ModelError(f"{model.path}: {min(missing)} is missing; the directory was copied only in part")
+        check_format(model.file)
+    except OSError as error:
+        raise ModelError(f"{error.filename or model.path}: {error.strerror}") from error
+
+
+def _read_listed(model: Model, name: str) -> bytes:
+    path = model.path / name
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror}") from error
+    _check_hash(model, name, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _check_hash(model: Model, name: str, sha256: str) -> None:
+    if sha256 != (listed := model.manifest.files[name]):
+        raise ModelError(f"{model.path / name}: its sha256 is {sha256}, but the manifest says {listed}")
 
 
 def _scan(directory: Path, depth: int) -> Iterator[Path]:
@@ -211,33 +286,6 @@ def _check_plain(path: Path, status: os.stat_result) -> None:
         raise ModelError(f"{path}: a symbolic link or special file has no place in a model")
     if status.st_nlink > 1 and not path.resolve().is_relative_to(_PACKAGE):
         raise ModelError(f"{path}: is a hard link to a file that has another name too; copy it instead")
-
-
-def _check_format(path: Path) -> None:
-    _check_not_pickle(path)
-    if path.suffix.lower() != ".onnx":
-        raise ModelError(f"{path}: not a model format that is known here (.onnx)")
-
-
-def _check_not_pickle(path: Path) -> None:
-    """Refuse what torch, pickle or joblib wrote: loading it would run code. By name, and by content."""
-    with path.open("rb") as file:
-        head = file.read(4)
-        file.seek(max(0, path.stat().st_size - 1))
-        # Protocol 2 and later begin with 0x80 and their number and end with a full stop; old torch files begin with
-        # a pickled magic number. Weights that look like the former by chance: one file in four million.
-        pickled = head[:1] == b"\x80" and head[1:2] in _PROTOCOLS and (file.read(1) == b"." or head[2:] == b"\x8a\n")
-    if path.suffix.lower() in _PICKLES or pickled:
-        raise ModelError(f"{path}: is a pickle, which can run code when it is loaded; export the model to ONNX")
-    if head == b"PK\x03\x04" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith(".pkl") for name in archive.namelist()):
-                raise ModelError(f"{path}: is a torch archive, which holds a pickle; export the model to ONNX")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import ConfigError
 from pipeline.observe.counters import Counts, Outcome
 from pipeline.observe.endpoints import signals_of
-from pipeline.observe.snapshot import Losses, ModelSnapshot, Snapshot
+from pipeline.observe.snapshot import Losses, ModelSnapshot, Snapshot, Swap
 from pipeline.observe.stages import BatchTimes
 from pipeline.observe.timings import Finished, Timings, measure
 from pipeline.observe.waiting import PARTS_WAITING_MAX, Commit, Waiting
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pipeline.observe.otlp import Telemetry
 
 __all__ = ["Observer"]
+
+SWAPS_KEPT = 16  # of all models together, the latest
 
 
 class Observer:
@@ -53,6 +56,7 @@ class Observer:
         self._recording = threading.Lock()
         self._timings: dict[str, Timings] = {}
         self._clock_skew = 0
+        self._swaps: deque[tuple[str, str, dict[str, int]]] = deque(maxlen=SWAPS_KEPT)
 
     def start(self) -> None:
         """Start the exporters where there is an endpoint. Raises `ConfigError` for OTEL_ settings nobody can read."""
@@ -107,6 +111,19 @@ class Observer:
         with self._lock:
             return Counts(**self._tallies.get(model, {})).in_flight
 
+    def swapped(self, before: str, after: str) -> None:
+        """A version takes another's place, as ``name/version``."""
+        with self._lock:
+            self._swaps.append((before, after, {}))
+
+    def begins(self, after: str, topic: str, partition: int, offset: int) -> None:
+        """The first offset of a partition that the version swapped in last answers."""
+        with self._lock:
+            for _, version, first_offsets in reversed(self._swaps):
+                if version == after:
+                    first_offsets.setdefault(f"{topic}/{partition}", offset)
+                    return
+
     def batch_acked(self, times: BatchTimes) -> None:
         """All predictions of a batch are acknowledged; its requests wait for their commit."""
         context = self._telemetry.batch(times) if self._telemetry is not None else None
@@ -157,7 +174,12 @@ class Observer:
             },
             total=ModelSnapshot.of(all_counts, all_timings),
             losses=self.losses(),
+            swaps=self._swaps_now(),
         )
+
+    def _swaps_now(self) -> tuple[Swap, ...]:
+        with self._lock:
+            return tuple(Swap(before, after, dict(offsets)) for before, after, offsets in self._swaps)
 
     def _tally(self, model: str, what: str, count: int) -> None:
         with self._lock:

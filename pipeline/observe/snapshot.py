@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.observe.counters import Counts
@@ -14,7 +14,7 @@ from pipeline.observe.timings import Timings
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Latency", "Losses", "ModelSnapshot", "Snapshot"]
+__all__ = ["Latency", "Losses", "ModelSnapshot", "Snapshot", "Swap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +100,22 @@ class Losses:
 
 
 @dataclass(frozen=True, slots=True)
+class Swap:
+    """A version that took another's place, and the first offset it answered of each partition, ``topic/partition``."""
+
+    before: str
+    after: str
+    first_offsets: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One reading of an `Observer`."""
 
     models: Mapping[str, ModelSnapshot]
     total: ModelSnapshot
     losses: Losses
+    swaps: tuple[Swap, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -113,6 +123,7 @@ class Snapshot:
             "models": {name: model.to_dict() for name, model in self.models.items()},
             "total": self.total.to_dict(),
             "losses": {name: getattr(self.losses, name) for name in Losses.__slots__},
+            "swaps": [asdict(swap) for swap in self.swaps],
         }
 
     def table(self, model: str | None = None) -> Table:

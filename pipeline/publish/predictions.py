@@ -13,6 +13,8 @@ from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
+from pipeline.publish.flight import positions_of
+from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, is_too_large
 from pipeline.publish.terminal import HeaderList, Record, rejection
 from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
@@ -22,11 +24,9 @@ from topics.signature import Columns
 if TYPE_CHECKING:
     from pipeline.publish.publisher import Publisher
 
-__all__ = ["Predictions", "Report"]
+__all__ = ["Predictions"]
 
 T = TypeVar("T")
-Report = Callable[[int, KafkaError | None, Message], None]
-"""Takes a record's position and librdkafka's delivery report."""
 
 
 class Predictions:
@@ -45,15 +45,15 @@ class Predictions:
         for run in self._runs:
             settle = partial(self._settle, run)
             if publisher.transactions is not None:
-                publisher.transactions.add(Outcome(run.chunk, run.indices, partial(self._emit, run), settle))
+                emit = partial(self._emit, run)
+                publisher.transactions.add(Outcome(run.chunk, run.indices, emit, settle, run.doubts))
                 continue
-            # One more than there are: it settles only when all are produced, though the last may be refused at once.
             record, refuse = partial(self._record, run), partial(self._refuse, run)
-            flight = publisher.flight(len(run.values) + 1, settle, record, refuse)
+            flight = publisher.flight(len(run.values), settle, record, refuse)
             self._produce(run, flight.delivered, partial(publisher.send, flight))
             flight.arrived()
 
-    def _produce(self, run: _Encoded, report: Report, slowly: Callable[[int, Record], None]) -> None:
+    def _produce(self, run: _Encoded, report: OnDelivery, slowly: Callable[[int, Record], None]) -> None:
         """Produce a run's predictions; the loop of the hot path: nothing in it that can be outside.
 
         What ``produce`` does not take at once goes to ``slowly``.
@@ -65,40 +65,56 @@ class Predictions:
         uniform = admitted.uniform
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages
         run.traced.clear()
-        messages = run.messages()
-        columns = zip(range(len(messages)), messages, run.values, run.request_ids, run.sources, strict=True)
-        for position, message, value, request_id, source in columns:
-            headers: HeaderList = [
-                ("request-id", request_id),
-                content_type,
-                status,
-                model,
-                ("source", source),
-            ]
+        keys = run.keys()
+        columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, strict=True)
+        for position, key, value, request_id, source in columns:
+            headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source)]
             if not plain:
                 self._extend(headers, run, position)
             try:
-                produce(topic, value, message.key(), headers=headers, on_delivery=partial(report, position))
+                produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
-                slowly(position, Record(topic, value, message.key(), headers))
+                slowly(position, Record(topic, value, key, headers))
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
-        """Produce a run in the open transaction; as a dead letter what failed an earlier one by its size."""
-        publisher = self._publisher
-        report = partial(self._undelivered, run)
-        if not run.refused:
-            self._produce(run, report, lambda position, record: publisher.emit(position, record, report))
+        """Produce a run in the open transaction; as a dead letter what is found too large, now or in an earlier one."""
+        if not run.refused and not run.suspects:
+            self._produce(run, partial(self._undelivered, run), partial(self._emit_one, run))
             return
-        for position, index in enumerate(run.indices):
-            if (why := run.refused.get(position)) is not None:
-                publisher.emit_all(rejection(self._model, "publish", run.chunk, index, why))
+        for position in range(len(run.indices)):
+            if position in run.refused:
+                self._emit_rejection(run, position)
             elif (record := self._record(run, position)) is not None:
-                publisher.emit(position, record, report)
+                self._emit_one(run, position, record)
 
-    def _undelivered(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
-        """A record failed, and with it its transaction; one that is too large is not tried again."""
-        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+    def _emit_one(self, run: _Encoded, position: int, record: Record) -> None:
+        publisher = self._publisher
+        try:
+            if position in run.suspects:
+                publisher.emit_alone(record, partial(self._undelivered_alone, run, position))
+            else:
+                publisher.emit(record, partial(self._undelivered, run))
+        except KafkaException as error:
+            if not is_too_large(error.args[0]):
+                raise
+            self._undelivered_alone(run, position, error.args[0], None)
+            self._emit_rejection(run, position)
+
+    def _emit_rejection(self, run: _Encoded, position: int) -> None:
+        why = run.refused[position]
+        self._publisher.emit_all(rejection(self._model, "publish", run.chunk, run.indices[position], why))
+
+    def _undelivered(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
+        """A record failed, and with it its transaction; in the next one those that may be too large go alone."""
+        if error is not None and is_too_large(error):
+            records = [self._record(run, position) for position in range(len(run.values))]
+            run.suspects.update(positions_of([(error, message)], records))
+
+    @staticmethod
+    def _undelivered_alone(run: _Encoded, position: int, error: KafkaError | None, message: Message | None) -> None:
+        """It is too large by itself: its request becomes a dead letter."""
+        if error is not None and is_too_large(error):
             run.refused[position] = run.too_large(position, error.str())
 
     def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
@@ -200,7 +216,7 @@ class Predictions:
 class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
-    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "traced", "values")
+    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "values")
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
         admitted = run.admitted
@@ -226,11 +242,12 @@ class _Encoded:
             request_ids=self.request_ids,
         )
         self.refused: dict[int, BadRequest] = {}
+        self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
 
-    def messages(self) -> Sequence[Message]:
-        """The run's requests."""
-        return self._of(self.chunk.messages)
+    def keys(self) -> list[bytes | None]:
+        """The requests' keys."""
+        return list(map(Message.key, self._of(self.chunk.messages)))
 
     def _of(self, column: Sequence[T]) -> Sequence[T]:
         span = self._span()
@@ -240,6 +257,10 @@ class _Encoded:
         """Why a prediction is a dead letter instead."""
         size = len(self.values[position])
         return BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
+
+    def doubts(self) -> int:
+        """How many of its predictions are known to be too large, or suspected."""
+        return len(self.suspects) + len(self.refused)
 
     def part(self) -> Part:
         """What the observer keeps of the run."""

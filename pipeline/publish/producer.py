@@ -8,9 +8,23 @@ from typing import Any, Protocol
 
 from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 
-__all__ = ["OnDelivery", "ProducerLike", "kafka_producer", "producer_settings"]
+from topics.connect import Sparse
+
+__all__ = [
+    "ANY_PARTITION",
+    "NOW",
+    "OnDelivery",
+    "ProducerLike",
+    "is_too_large",
+    "kafka_producer",
+    "producer_settings",
+]
+
+ANY_PARTITION, NOW = -1, 0
+"""What `ProducerLike.produce` takes for "by the key" and "the time of the call"."""
 
 log = logging.getLogger(__name__)
+log.addFilter(Sparse())
 
 OnDelivery = Callable[[KafkaError | None, Message], None]
 HeaderList = Sequence[tuple[str, str | bytes | None]]
@@ -22,12 +36,18 @@ class ProducerLike(Protocol):
     def produce(
         self,
         topic: str,
-        value: bytes | None = None,
-        key: bytes | None = None,
-        *,
-        headers: Any = ...,
-        on_delivery: OnDelivery = ...,
-    ) -> None: ...
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        callback: OnDelivery | None,
+        on_delivery: None,  # the same under its newer name
+        timestamp: int,
+        headers: Any,
+        /,
+    ) -> None:
+        """By position alone: with keyword arguments a call takes 1.4 us instead of 1.0."""
+        ...
+
     def poll(self, timeout: float) -> int: ...
     def flush(self, timeout: float) -> int: ...
     def init_transactions(self, timeout: float) -> None: ...
@@ -78,3 +98,8 @@ def kafka_producer(settings: dict[str, Any]) -> ProducerLike:
     """A real producer; librdkafka's own log lines go to the module's logger."""
     producer: ProducerLike = Producer(settings, logger=log)
     return producer
+
+
+def is_too_large(error: KafkaError) -> bool:
+    """Whether the broker, or librdkafka before it, will not take a record of this size."""
+    return error.code() == KafkaError.MSG_SIZE_TOO_LARGE

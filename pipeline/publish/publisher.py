@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -14,15 +15,15 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.commit import Ledger
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError, SluiceError
+from pipeline.core.errors import BackendError, BrokerError, SluiceError
 from pipeline.core.limits import Limits
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
 from pipeline.models import Model
 from pipeline.observe import Observer
-from pipeline.publish.flight import Flight
-from pipeline.publish.predictions import Predictions, Report
-from pipeline.publish.producer import ProducerLike
+from pipeline.publish.flight import Flight, positions_of
+from pipeline.publish.predictions import Predictions
+from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, ProducerLike, is_too_large
 from pipeline.publish.terminal import Record, notice_headers, notice_value, rejection
 from pipeline.publish.transactions import Outcome, Transactions
 from pipeline.window import Late
@@ -40,6 +41,7 @@ Work = Callable[[], None]
 # for acknowledgements so often: they only finish offsets. Polling for them every 0.5 ms took 28% of a core.
 ACK_WAIT_S = 0.002
 FULL_POLL_S = 0.0005  # while librdkafka's queue is full: an acknowledgement ends the wait
+ALONE_S = 30.0  # until all in the air has landed, before and after a record that goes alone
 JOIN_S = 1.0
 RETRY_DELAY_NS = 200_000_000  # before a record that librdkafka gave up on is produced again: brokers need a moment
 
@@ -104,8 +106,8 @@ class Publisher:
                 return
         try:
             left = self._producer.flush(timeout_s)
-        except KafkaException as error:  # of a producer that was fenced: there is nothing to wait for
-            log.warning("not flushed: %s", error.args[0].str())
+        except (BrokerError, KafkaException) as error:  # told only now: the rest has to stop too
+            log.warning("while stopping: %s", error)
             return
         if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
@@ -147,14 +149,19 @@ class Publisher:
         if error is not None:
             self._failed(device, lane, batch, error)
             return
+        if batch.blamed is not None:
+            device.give_back(lane, batch)
+            self._blame(lane.model, batch, batch.blamed)
+            return
         outputs: list[tuple[Run, Columns]] = []
-        for run in batch.runs:
-            rows = slice(run.slot_row, run.slot_row + run.rows)
-            outputs.append((run, {name: array[rows] for name, array in batch.slot.outputs.items()}))
-        for piece in batch.pieces:
-            joined = piece.joined
+        for part in sorted(batch.parts(), key=attrgetter("slot_row")):  # as they came: order per key
+            if isinstance(part, Run):
+                rows = slice(part.slot_row, part.slot_row + part.rows)
+                outputs.append((part, {name: array[rows] for name, array in batch.slot.outputs.items()}))
+                continue
+            joined = part.joined
             total = int(np.diff(joined.admitted.row_start[joined.request : joined.request + 2])[0])
-            if not joined.failed and joined.take(batch.slot, piece, lane.model.signature.outputs, total):
+            if not joined.failed and joined.take(batch.slot, part, lane.model.signature.outputs, total):
                 outputs.append((Run(joined.admitted, joined.request, joined.request + 1, 0), joined.outputs))
         # An assignment that was lost is somebody else's by now (I3).
         outputs = [(run, columns) for run, columns in outputs if self.ledger.is_current(run.admitted.chunk)]
@@ -162,11 +169,18 @@ class Publisher:
         device.give_back(lane, batch)
 
     def _failed(self, device: Device, lane: Lane, batch: Batch, error: SluiceError) -> None:
-        """Bisect until the request the failure is about is alone; that one is rejected (I7)."""
-        device.give_back(lane, batch, retry=not batch.is_single)
-        if not batch.is_single:
-            log.warning("%s: a batch of %d rows failed, runs again in halves: %s", lane.model.label, batch.rows, error)
-            return
+        """What runs again finds the request that the failure is about (I7), or that it is about none: a circuit.
+
+        A model that no longer answers what it was warmed with ends the worker, before any request is blamed for it.
+        """
+        label = lane.model.label
+        if batch.blamed is not None:
+            raise BackendError(f"{label} fails on any input, zeros included: {error}")
+        batch.error = error
+        log.warning("%s: a batch of %d rows failed, attempt %d: %s", label, batch.rows, batch.attempts, error)
+        device.give_back(lane, batch, retry=True)
+
+    def _blame(self, model: Model, batch: Batch, error: SluiceError) -> None:
         for part in batch.parts():
             if isinstance(part, Run):
                 admitted, request = part.admitted, part.lo
@@ -176,7 +190,7 @@ class Publisher:
                     return
                 part.joined.failed = True
             reason = BadRequest(Code.MODEL_FAILED, str(error))
-            self._reject(lane.model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
+            self._reject(model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
 
     def _reject(self, model: Model, stage: str, chunk: Chunk, bad: Sequence[tuple[int, BadRequest]]) -> None:
         if not self.ledger.is_current(chunk):
@@ -228,26 +242,36 @@ class Publisher:
         flight = self.flight(len(records), settle, record_again, refused)
         for position, record in enumerate(records):
             self.send(flight, position, record)
+        flight.arrived()
 
     def emit_all(self, records: Sequence[Record]) -> None:
         """Produce records in the open transaction; one that the broker refuses for its size ends the worker."""
-        for position, record in enumerate(records):
-            self.emit(position, record, self._unpublishable)
+        for record in records:
+            self.emit(record, self._unpublishable)
 
-    def emit(self, position: int, record: Record, report: Report) -> None:
+    def emit(self, record: Record, report: OnDelivery) -> None:
         """Produce one record, in the open transaction where there is one; ``report`` is told of its delivery."""
         while True:
             try:
-                self.produce(record.topic, record.value, record.key, headers=record.headers,
-                             on_delivery=partial(report, position))  # fmt: skip
+                self.produce(record.topic, record.value, record.key, ANY_PARTITION, report, None, NOW, record.headers)
             except BufferError:  # librdkafka's queue is full: acknowledgements make room
                 self._producer.poll(FULL_POLL_S)
             else:
                 return
 
-    def _unpublishable(self, position: int, error: KafkaError | None, message: Message) -> None:
-        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            self._terminal_refused(position, error.str())
+    def emit_alone(self, record: Record, report: OnDelivery) -> None:
+        """Produce one record in a message set of its own, and wait for its report: one that is too large is told by it.
+
+        The broker refuses a whole set for its size; with a topic's limit below librdkafka's ``batch.size`` (1 MB) that
+        may be nobody's fault.
+        """
+        self._producer.flush(ALONE_S)
+        self.emit(record, report)
+        self._producer.flush(ALONE_S)
+
+    def _unpublishable(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and is_too_large(error):
+            self._terminal_refused(0, error.str())
 
     def _rejection_refused(self, position: int, reason: str) -> None:
         """The dead letter comes first; its notice repeats the key, so that a huge one may not fit."""
@@ -258,15 +282,26 @@ class Publisher:
     def _terminal_refused(self, position: int, reason: str) -> None:
         raise BrokerError(f"a dead letter or notice is refused by the broker, nothing can be committed: {reason}")
 
-    def send(self, flight: Flight, position: int, record: Record) -> None:
+    def send(self, flight: Flight, position: int, record: Record, *, alone: bool = False) -> None:
         """Produce one record of a flight; waits (polling) where librdkafka's queue is full."""
         try:
-            self.emit(position, record, flight.delivered)
+            if alone:
+                self.emit_alone(record, partial(self._delivered_alone, flight, position))
+            else:
+                self.emit(record, flight.delivered)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+            if not is_too_large(error.args[0]):
                 raise
-            flight.refused(position, str(error.args[0].str()))
+            self._delivered_alone(flight, position, error.args[0], None)
+
+    @staticmethod
+    def _delivered_alone(flight: Flight, position: int, error: KafkaError | None, message: Message | None) -> None:
+        if error is not None and is_too_large(error):
+            flight.refused(position, error.str())
             flight.arrived()
+        else:
+            assert message is not None
+            flight.delivered(error, message)
 
     def flight(
         self,
@@ -275,31 +310,35 @@ class Publisher:
         record: Callable[[int], Record | None],
         refused: Callable[[int, str], None],
     ) -> Flight:
-        """So many records that settle together."""
+        """So many records that settle together; it lands only after one more ``arrived``, when all are produced."""
+        self.flights += 1
+        return Flight(count, count + 1, partial(self._landed, settle), record, refused)
 
-        def landed() -> None:
+    def _landed(self, settle: Callable[[], None], flight: Flight) -> None:
+        if not flight.undelivered:
             self.flights -= 1
             settle()
-
-        self.flights += 1
-        return Flight(count, landed, record, refused, self._undelivered)
-
-    def _undelivered(self, flight: Flight, position: int, error: KafkaError, message: Message) -> None:
-        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            flight.refused(position, error.str())
-            flight.arrived()
             return
-        attempts = flight.attempts[position] = flight.attempts.get(position, 1) + 1
-        if error.fatal() or attempts > self._limits.delivery_attempts_max:
-            raise BrokerError(f"cannot publish to {message.topic()}: {error.str()}")
-        log.warning("publishing to %s failed, attempt %d follows: %s", message.topic(), attempts, error.str())
-        self._queue.put(partial(self._send_again, flight, position, self.clock.now_ns() + RETRY_DELAY_NS))
+        flight.attempts += 1
+        for error, message in flight.undelivered:
+            if error.fatal() or (flight.attempts > self._limits.delivery_attempts_max and not is_too_large(error)):
+                raise BrokerError(f"cannot publish to {message.topic()}: {error.str()}")
+        error, message = flight.undelivered[0]
+        what = f"{len(flight.undelivered)} of {flight.count} records to {message.topic()}"
+        log.warning("publishing %s failed, attempt %d follows: %s", what, flight.attempts, error.str())
+        self._queue.put(partial(self._send_again, flight, self.clock.now_ns() + RETRY_DELAY_NS))
 
-    def _send_again(self, flight: Flight, position: int, due_ns: int) -> None:
-        """Produce a record again once it is due: those that failed together wait together."""
+    def _send_again(self, flight: Flight, due_ns: int) -> None:
+        """Produce what failed once it is due: flights that failed together wait together."""
         if (wait_ns := due_ns - self.clock.now_ns()) > 0:
             time.sleep(wait_ns / 1e9)
-        if (record := flight.record(position)) is None:
-            flight.arrived()
-        else:
-            self.send(flight, position, record)
+        undelivered, flight.undelivered = flight.undelivered, []
+        alone = any(is_too_large(error) for error, _ in undelivered)
+        records = [flight.record(position) for position in range(flight.count)]
+        positions = positions_of(undelivered, records)
+        flight.left = len(positions) + 1
+        for position in positions:
+            record = records[position]
+            assert record is not None
+            self.send(flight, position, record, alone=alone)
+        flight.arrived()

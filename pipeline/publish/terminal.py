@@ -9,6 +9,7 @@ import orjson
 from pipeline.intake import Chunk, RawHeaders
 from pipeline.models import Model
 from topics.codes import BadRequest, Code
+from topics.limits import RequestLimits
 from topics.records import JSON, Header, Status, source_of
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
 HeaderList = list[tuple[str, str | bytes | None]]
 
 REASON_CHARS_MAX = 1_000  # a reason may quote the request; the header must not grow with it
+# A notice repeats of a request what a good one may have: else it could be too large for a topic that took the request.
+LIMITS = RequestLimits()
 
 # What a dead letter says of itself. A replayed request may carry the last dead letter's: overwritten, never stacked.
 _OWN = frozenset(
@@ -39,6 +42,9 @@ _OWN = frozenset(
         Header.ERROR_STAGE,
     )
 )
+
+
+_TOLD = frozenset(str(name) for name in (Header.REQUEST_ID, Header.TRACEPARENT, Header.TRACESTATE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +86,15 @@ def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason
 
 
 def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> HeaderList:
-    """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON."""
-    headers = chunk.headers_of(index)
+    """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON.
+
+    A trace goes on and an id is told where they are well formed; the source always names the request.
+    """
+    headers = [
+        (name, raw)
+        for name, raw in chunk.headers_of(index) or ()
+        if name in _TOLD and raw is not None and len(raw) <= LIMITS.header_chars_max
+    ]
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
     return [
         (Header.REQUEST_ID, request_id_of(headers, source)),
@@ -89,7 +102,7 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
         (Header.STATUS, status),
         (Header.MODEL, model),
         (Header.SOURCE, source),
-        *((name, raw) for name, raw in headers or () if name in (Header.TRACEPARENT, Header.TRACESTATE)),
+        *dict(each for each in headers if each[0] != Header.REQUEST_ID).items(),
     ]
 
 
@@ -105,7 +118,10 @@ def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadReques
     records = [Record(topics.dead_letters, message.value(), message.key(), headers)]
     if model.manifest.answer_rejected:
         headers = notice_headers(chunk, index, model.label, Status.REJECTED)
-        records.append(Record(topics.predictions, notice_value(why.code, why.reason), message.key(), headers))
+        key = message.key()
+        if key is not None and len(key) > LIMITS.key_bytes_max:
+            key = None
+        records.append(Record(topics.predictions, notice_value(why.code, why.reason), key, headers))
     return records
 
 

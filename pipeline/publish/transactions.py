@@ -39,6 +39,7 @@ class Outcome:
     indices: Sequence[int]  # ascending
     emit: Callable[[], None]
     settle: Callable[[], None]
+    doubts: Callable[[], int] = lambda: 0  # how many of its records are known to be too large, or suspected
 
     @property
     def key(self) -> TopicPartitionKey:
@@ -128,7 +129,8 @@ class Transactions:
             self._broken = True
 
     def _commit(self) -> None:
-        for _ in range(TRIES_MAX):
+        tries, doubts = 0, self._doubts()
+        while tries < TRIES_MAX:
             metadata = self._group_metadata()
             if not self._broken and all(self._ledger.is_current(outcome.chunk) for outcome in self._emitted):
                 offsets = self._offsets()
@@ -140,6 +142,8 @@ class Transactions:
             self._again()
             if self._begun_ns is None:
                 return  # nothing left of it: all of it was lost
+            if doubts == (doubts := self._doubts()):  # else it found a record too large: one fewer to fail the next
+                tries += 1
             time.sleep(RETRY_DELAY_S)
         raise BrokerError(f"a transaction was aborted {TRIES_MAX} times")
 
@@ -172,6 +176,9 @@ class Transactions:
             finally:
                 self._called_s = None
         raise BrokerError("the transaction's outcome stays unknown: the broker does not answer")
+
+    def _doubts(self) -> int:
+        return sum(outcome.doubts() for outcome in self._emitted)
 
     def _again(self) -> None:
         """Abort, and emit anew what is still ours."""

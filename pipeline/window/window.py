@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pipeline.admit import Admitted
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.infer import Batch, Device, Lane
-from pipeline.window.planner import Planner
+from pipeline.window.planner import Plan, Planner
 from pipeline.window.waiting import IntArray, Late, Waiting
 
 __all__ = ["Window"]
 
 
 class Window:
-    """One model's window; event loop only. `offer` waits while ``rows_max`` rows wait: that is the back-pressure."""
+    """One version's window; event loop only. `offer` waits while ``rows_max`` rows wait: that is the back-pressure."""
 
     def __init__(
         self,
@@ -25,6 +25,7 @@ class Window:
         planner: Planner,
         *,
         rows_max: int,
+        attempts_max: int,
         expire: Callable[[list[Late]], None],
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -32,12 +33,17 @@ class Window:
         self._device = device
         self._planner = planner
         self._rows_max = rows_max
+        self._attempts_max = attempts_max
         self._expire = expire
         self._clock = clock
         self._waiting = Waiting()
-        self._again: deque[Batch] = deque()  # halves of a batch that failed
+        self._again: deque[Batch] = deque()  # what runs after a batch has failed
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._slots = len(lane.free)
+        self._held = False  # until the version before has sent off all that waited there
+        self._successor: Window | None = None
+        self._drained = asyncio.Event()
         lane.changed = self._pump
         lane.retry = self._retry
 
@@ -50,9 +56,20 @@ class Window:
             self._room.clear()
             await self._room.wait()
 
+    async def hand_over(self, successor: Window) -> None:
+        """Nothing is offered here any more; return when the last batch has been answered.
+
+        ``successor`` takes what comes from now on, and sends none of it off before all that waits here has been: order
+        per key holds. A request is whole in one window, so also one in pieces is answered by one version.
+        """
+        successor._held = True
+        self._successor = successor
+        self._pump()
+        await self._drained.wait()
+
     def _retry(self, batch: Batch) -> None:
-        """Run a failed batch again as two halves, before anything else."""
-        self._again.extend(batch.halves())
+        """Run a failed batch again, or what finds its culprit, before anything else."""
+        self._again.extend(batch.again(self._attempts_max))
         self._pump()
 
     def _deadlines_ns(self, admitted: Admitted) -> IntArray | None:
@@ -63,14 +80,14 @@ class Window:
         return (admitted.deadlines_ms.clip(max=far_ms) + shift_ms) * 1_000_000
 
     def _pump(self) -> None:
-        while True:
+        while not self._held:
             if self._again:
                 if not self._lane.free:
                     return
                 self._device.submit(self._lane, self._again.popleft())
                 continue
             now_ns = self._clock.now_ns()
-            plan = self._planner.plan(self._waiting, self._device.state(self._lane), now_ns)
+            plan = self._plan(now_ns)
             if plan.expire:
                 self._expire(self._waiting.expire(now_ns))
             elif plan.run_rows:
@@ -80,6 +97,23 @@ class Window:
                 break
         if self._waiting.rows < self._rows_max:
             self._room.set()
+        if self._successor is not None and not self._waiting.rows:
+            self._let_go(self._successor)
+
+    def _plan(self, now_ns: int) -> Plan:
+        state = self._device.state(self._lane)
+        plan = self._planner.plan(self._waiting, state, now_ns)
+        if self._successor is None or plan.expire or not state.free_slots:
+            return plan
+        # Nothing comes to gather for, and the successor waits.
+        return Plan(run_rows=min(self._waiting.rows, self._lane.model.manifest.rows_max))
+
+    def _let_go(self, successor: Window) -> None:
+        if successor._held:
+            successor._held = False
+            successor._pump()
+        if len(self._lane.free) == self._slots:
+            self._drained.set()
 
     def _wake_at(self, at_ns: int | None, now_ns: int) -> None:
         if self._timer is not None:

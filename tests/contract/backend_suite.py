@@ -14,6 +14,7 @@ from pipeline.core.errors import BackendError, ModelError, SluiceError
 from pipeline.infer.backend import Backend, Slot
 from pipeline.models import BUNDLED, Manifest, Model, add_model, held_out, load_repository
 from tests.unit.models import graphs
+from tests.unit.models.bad_models import missing_operator
 from topics.signature import Signature
 
 ROWS_MAX = 24
@@ -110,9 +111,8 @@ class BackendSuite:
                 self.make().load(Model(replace(manifest, signature=signature), model.path))
 
     def test_an_operator_the_runtime_lacks_is_refused(self, model: Model) -> None:
-        graphs.unknown_operator(model.file)
         with pytest.raises(SluiceError, match="Conjure"):
-            self.make().load(model)
+            self.make().load(missing_operator(model))
 
     def test_closing_twice_does_nothing(self, model: Model) -> None:
         backend = self.make()

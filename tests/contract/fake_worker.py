@@ -12,10 +12,11 @@ import numpy as np
 import orjson
 from confluent_kafka import Message, Producer
 
-from topics.client.reader import Reader, headers_of
+from topics.client.reader import Reader
 from topics.codecs import codec_for
 from topics.codes import BadRequest
 from topics.connect import Connection
+from topics.headers import headers_of
 from topics.limits import RequestLimits
 from topics.names import topics_of
 from topics.records import JSON, Header, Status, source_of
@@ -61,7 +62,7 @@ class FakeWorker:
             self._producer.poll(0)
 
     def _answer(self, message: Message[Any, Any]) -> None:
-        headers = {name: (value or b"").decode() for name, value in headers_of(message)}
+        headers = {name: (value or b"").decode() for name, value in headers_of([message])[0] or ()}
         self.seen.append((message.key(), headers))
         content_type = headers.get(Header.CONTENT_TYPE, JSON)
         source = source_of(message.topic() or "", message.partition() or 0, message.offset() or 0)

@@ -125,7 +125,7 @@ class MemoryConsumer:
         return 0, len(self.broker.log[partition.topic, partition.partition])
 
     def consumer_group_metadata(self) -> object:
-        return self.group
+        return self.group, self in self.broker.members[self.group]
 
     def close(self) -> None:
         if self.positions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from confluent_kafka import KafkaError, Producer
 
 from pipeline.local import EmbeddedKafka
 from topics.admin import DEAD_LETTER_HEADROOM_BYTES, apply_topics, list_topics, verify_topics
@@ -26,6 +27,21 @@ def test_dead_letters_have_room_for_the_largest_request(broker: EmbeddedKafka, t
     requests, _, dead_letters = list_topics(broker.bootstrap, [names])
     sizes = [int(state.configs["max.message.bytes"]) for state in (requests, dead_letters)]
     assert sizes[1] == sizes[0] + DEAD_LETTER_HEADROOM_BYTES
+
+
+def test_a_compressed_request_is_measured_by_what_it_holds(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
+    """Else a worker could not write its dead letter, nor could the next one."""
+    names = topics_of(topic("m"))
+    apply_topics(broker.bootstrap, [names])
+    sent: list[KafkaError | None] = []
+    settings = {"bootstrap.servers": broker.bootstrap, "compression.type": "zstd", "message.max.bytes": 100_000_000}
+    producer = Producer(settings)
+    for size in (100_000, 8_000_000):
+        producer.produce(names.requests, bytes(size), on_delivery=lambda error, _: sent.append(error))
+        assert producer.flush(30) == 0
+    small, large = sent
+    assert small is None
+    assert large is not None and large.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
 
 def test_what_is_missing_is_listed_and_told_and_not_created_by_looking(

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from pipeline.local import EmbeddedKafka
+from pipeline.local.kafka import free_ports
 from tests.contract.test_flow import LINEAR, linear_requests, renamed
 from tests.contract.worker import committed, read_all, send
 from topics.admin import apply_topics
@@ -25,7 +27,14 @@ PARTITIONS = 4
 
 @contextmanager
 def faust_worker(
-    broker: str, group: str, models: Path, *, flow: bool, log: Path, module: str = "tests.contract.beside_app"
+    broker: str,
+    group: str,
+    models: Path,
+    *,
+    flow: bool,
+    log: Path,
+    module: str = "tests.contract.beside_app",
+    web: str = "--without-web",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``faust -A MODULE worker``, killed at the end where it still runs."""
     environment = {
@@ -38,7 +47,7 @@ def faust_worker(
     }
     command = [sys.executable, "-m", "faust", "-A", module, "worker", "-l", "info"]
     with log.open("a") as out:
-        process = subprocess.Popen([*command, "--without-web"], env=environment, stdout=out, stderr=out, cwd=Path.cwd())
+        process = subprocess.Popen([*command, web], env=environment, stdout=out, stderr=out, cwd=Path.cwd())
     try:
         yield process
     finally:
@@ -116,3 +125,19 @@ def test_a_users_own_app_iterates_chunks_and_commits_what_it_finished(
         worker.send_signal(signal.SIGTERM)
         worker.wait(60)
     assert committed(broker.bootstrap, f"{group}-chunks", f"{group}.raw") == count
+
+
+def test_web_pages_that_faust_serves_are_for_this_machine_alone(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """``faust worker`` serves them unless it is told not to, whatever the app says, and on every interface."""
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    apply_topics(broker.bootstrap, [topics_of(name)])
+    port = f"--web-port={free_ports(1)[0]}"
+    with faust_worker(broker.bootstrap, topic("group"), models, flow=True, log=tmp_path / "log", web=port) as process:
+        addresses: set[str] = set()
+        while process.poll() is None and not addresses:
+            time.sleep(0.1)
+            found = psutil.Process(process.pid).net_connections("inet")
+            addresses = {each.laddr.ip for each in found if each.status == psutil.CONN_LISTEN}
+    assert addresses == {"127.0.0.1"}, (tmp_path / "log").read_text()

@@ -10,7 +10,7 @@ from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED
 from tests.contract.test_flow import LINEAR, linear_requests, renamed
 from tests.contract.worker import Worker, committed, end_offset, read_all, send
-from tests.hostile_cases import good_request, hostile_cases
+from tests.hostile.cases import good_request, hostile_cases
 from topics.names import topics_of
 from topics.records import RAW, Status
 

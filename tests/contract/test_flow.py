@@ -18,10 +18,10 @@ from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED, held_out
 from tests.contract.poison import POISON, poison_model
 from tests.contract.worker import Worker, committed, end_offset, read_all, send
-from tests.hostile_cases import good_request, hostile_cases
+from tests.hostile.cases import good_request
 from topics.codecs import CONTENT_TYPES, codec_for
 from topics.names import topics_of
-from topics.records import ARROW, JSON, RAW, Request, Status
+from topics.records import ARROW, RAW, Request, Status
 from topics.signature import Signature
 
 ACCURACY_MIN = 0.98
@@ -80,43 +80,6 @@ def test_real_images_are_answered_in_every_content_type(
         right += int(outputs["probabilities"][0].argmax()) == labels[number]
     assert right / len(images) >= ACCURACY_MIN
     assert committed(broker.bootstrap, group, topics.requests) == len(images)
-
-
-def test_every_bad_request_becomes_a_dead_letter_and_its_neighbours_are_answered(
-    broker: EmbeddedKafka, digits: tuple[Path, str], tmp_path: Path, topic: Callable[..., str]
-) -> None:
-    """I7: bytes unchanged, a stable code, one notice; good requests between them as if nothing were."""
-    models, name = digits
-    topics = topics_of(name)
-    cases = [case for case in hostile_cases() if not case.small_limits]
-    requests: list[tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]] = []
-    for number, case in enumerate(cases):
-        good = CONTENT_TYPES[number % 3]
-        for suffix, content_type, value in (("bad", case.content_type, case.value), ("good", good, good_request(good))):
-            headers: list[tuple[str, bytes | None]] = [("content-type", content_type.encode())]
-            headers.append(("request-id", f"{number}-{suffix}".encode()))
-            requests.append((b"key", value, headers))  # one key: all of them neighbours in one partition
-    twice: list[tuple[str, bytes | None]] = [("request-id", b"a"), ("request-id", b"b")]
-    latin: list[tuple[str, bytes | None]] = [("priority", b"\xff")]
-    absurd: list[tuple[str, bytes | None]] = [("request-id", b"absurd"), ("deadline-ms", b"99999999999999")]
-    requests += [(b"key", good_request(JSON), headers) for headers in (twice, latin, absurd)]
-    with Worker(broker.bootstrap, models, topic("group"), log=tmp_path / "log") as worker:
-        send(broker.bootstrap, topics.requests, requests)
-        outcomes = read_all(broker.bootstrap, topics, len(requests))
-        assert worker.stop() == 0
-    by_id = {answer.request_id: answer for _, answer in outcomes.answers}
-    dead = {letter.request_id: letter for _, letter in outcomes.dead}
-    assert len(outcomes.dead) == len(cases) + 3
-    for number, case in enumerate(cases):
-        assert by_id[f"{number}-good"].status is Status.OK, case.id
-        letter, notice = dead[f"{number}-bad"], by_id[f"{number}-bad"]
-        assert (letter.error_code, letter.value) == (case.code, case.value), case.id
-        assert (letter.error_stage, letter.content_type) == ("admit", case.content_type)
-        assert letter.error_reason
-        assert notice.status is Status.REJECTED
-        assert json.loads(notice.value or b"")["code"] == case.code
-    assert dead["absurd"].error_code == "bad-deadline"
-    assert sorted(str(letter.error_code) for letter in dead.values()).count("bad-header") == 2
 
 
 def test_rows_of_many_requests_share_batches_and_a_large_request_is_joined(

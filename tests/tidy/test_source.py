@@ -11,8 +11,8 @@ from tests.tidy.tree import files, modules, text, tree
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 # Tables of cases: splitting them would only hide that they are complete.
-LONG_MODULES = {"tests/unit/topics/test_codecs.py", "tests/unit/models/test_repository.py"}
-LONG_FUNCTIONS = {"tests/hostile_cases.py:_arrow"}
+LONG_MODULES = {"tests/unit/topics/test_codecs.py"}
+LONG_FUNCTIONS = {"tests/hostile/cases.py:_arrow", "tests/hostile/cases.py:_json"}
 BANNED = re.compile(r"util|helper|common|manager|misc")
 UNFINISHED = re.compile(
     "|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", r"importor" + "skip", r"mark\.sk" + "ip", "xf" + "ail"))

@@ -11,10 +11,11 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from topics.client.reader import Answer, Reader, headers_of
+from topics.client.reader import Answer, Reader
 from topics.client.stream import check_topic, outgoing, queue
 from topics.connect import Connection
 from topics.errors import ClientClosed, InputError, NotAnswered, TopicsError
+from topics.headers import headers_of
 from topics.names import Topics
 from topics.records import Header, Request
 from topics.signature import Signature
@@ -138,8 +139,8 @@ class Exchange:
                 self._settle(request_id, failure)
 
     def _settle_all(self, messages: Sequence[Message[Any, Any]]) -> None:
-        for message in messages:
-            for name, value in headers_of(message):
+        for message, headers in zip(messages, headers_of(messages), strict=True):
+            for name, value in headers or ():
                 if name == _REQUEST_ID and isinstance(value, bytes):
                     request_id = value.decode(errors="replace")
                     if request_id in self._calls:

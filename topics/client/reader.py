@@ -13,10 +13,11 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 from topics.client.messages import outputs_of
 from topics.connect import Connection
 from topics.errors import TopicMissing
-from topics.records import Headers, Terminal
+from topics.headers import headers_of
+from topics.records import Terminal
 from topics.signature import Signature
 
-__all__ = ["Answer", "Reader", "Start", "headers_of"]
+__all__ = ["Answer", "Reader", "Start"]
 
 Start = Literal["earliest", "latest"]
 
@@ -37,11 +38,6 @@ _NOT_YET = frozenset(
 NOT_YET_S = 0.05
 
 
-def headers_of(message: Message[Any, Any]) -> Headers:
-    """Headers as they arrived: librdkafka gives a list of name and bytes, whatever its type says."""
-    return message.headers() or ()  # type: ignore[return-value]
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A terminal record and where it lies; ``timestamp_ms`` is Kafka's, Unix epoch."""
@@ -59,8 +55,8 @@ class Answer:
 
     @classmethod
     def of(cls, message: Message[Any, Any], signature: Signature | None = None) -> Answer:
-        """Raises ``ValueError`` where ``message`` does not carry the contract's headers."""
-        record = Terminal.from_kafka(message.key(), message.value(), headers_of(message))
+        """Raises ``ValueError`` where ``message`` does not carry the contract's headers, or none that can be read."""
+        record = Terminal.from_kafka(message.key(), message.value(), headers_of([message])[0])
         place = (message.topic() or "", message.partition() or 0, message.offset() or 0)
         return cls(record, *place, message.timestamp()[1], signature)
 

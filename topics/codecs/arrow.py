@@ -20,6 +20,7 @@ from topics.codecs.codec import (
     Array,
     Bounds,
     Decoded,
+    ModelName,
     check_columns,
     check_value,
     checked,
@@ -60,6 +61,7 @@ class ArrowCodec:
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
         """`Codec.decode_requests`. Requests of one layout are gathered at once, one alone is not copied."""
         frames = _kept(self._frames, inputs)
@@ -136,6 +138,9 @@ def _frame(value: bytes, frames: Frames, inputs: tuple[Tensor, ...], limits: Req
             frames[head] = frame
     if frame.rows > limits.rows_max:
         raise BadRequest(Code.TOO_MANY_ROWS, f"{frame.rows} rows, at most {limits.rows_max} may be")
+    unpacked_bytes = frame.rows * sum(tensor.row_bytes for tensor in inputs)
+    if unpacked_bytes > limits.value_bytes_max:  # a bool is a bit here and a byte in a tensor
+        raise BadRequest(Code.TOO_LARGE, f"{unpacked_bytes} bytes of values, at most {limits.value_bytes_max} may be")
     return frame
 
 

@@ -25,6 +25,7 @@ END = b"\xff\xff\xff\xff\0\0\0\0"
 MARKER = b"\xff\xff\xff\xff"
 METADATA_BYTES_MAX = 256 * 1024  # of one message; a schema of 64 tensors takes about 20 kB, and people add notes
 PAIRS_MAX = 32  # of one field's metadata; an extension type takes two
+TEXT_BYTES_MAX = 4_096  # of a name: many may point to the same bytes, which would be read again for each
 
 _U8, _U16, _I16, _I32, _U32, _I64 = (struct.Struct("<" + code) for code in "BHhiIq")
 _SCHEMA, _RECORD_BATCH = 1, 3  # MessageHeader
@@ -153,14 +154,14 @@ def _elements(field: _Table, tensor: Tensor) -> tuple[int, ...]:
 
 def _extension_shape(field: _Table) -> list[int] | None:
     """The shape of a fixed-shape tensor field, None for a plain field."""
-    pairs = {pair.text(0): pair.text(1) for pair in field.tables(6, PAIRS_MAX, Code.TOO_LARGE)}
-    name = pairs.get("ARROW:extension:name")
+    pairs = {pair.text(0): pair for pair in field.tables(6, PAIRS_MAX, Code.TOO_LARGE)}
+    name = pairs["ARROW:extension:name"].text(1) if "ARROW:extension:name" in pairs else None
     if name is None:
         return None
     if name != "arrow.fixed_shape_tensor":
         raise BadRequest(Code.UNSUPPORTED_TYPE, f"extension type {shown(name)}")
     try:
-        about = orjson.loads(pairs.get("ARROW:extension:metadata", ""))
+        about = orjson.loads(pairs["ARROW:extension:metadata"].text(1) if "ARROW:extension:metadata" in pairs else "")
     except orjson.JSONDecodeError as error:
         raise _malformed("a fixed-shape tensor whose metadata is no JSON") from error
     shape = about.get("shape") if isinstance(about, dict) else None
@@ -269,6 +270,8 @@ class _Table:
 
     def text(self, slot: int) -> str:
         start, count = self._vector(slot, 1)
+        if count > TEXT_BYTES_MAX:
+            raise _malformed(f"a name of {count} bytes in Arrow metadata, over {TEXT_BYTES_MAX}")
         try:
             return self.data[start : start + count].decode()
         except UnicodeDecodeError as error:

@@ -19,6 +19,7 @@ __all__ = [
     "Bounds",
     "Codec",
     "Decoded",
+    "ModelName",
     "check_columns",
     "check_value",
     "checked",
@@ -30,7 +31,11 @@ __all__ = [
 Array = np.ndarray[Any, Any]
 Bounds = Sequence[int] | Array
 """R + 1 row numbers, ascending, around the rows of R requests."""
-RESPONSE_LIMITS = RequestLimits(value_bytes_max=2**31 - 1, rows_max=2**31 - 1)  # a client asked for what it reads
+ModelName = tuple[str, str]
+"""A model's name and version."""
+_ANY = 2**31 - 1
+# A client asked for what it reads.
+RESPONSE_LIMITS = RequestLimits(value_bytes_max=_ANY, rows_max=_ANY, json_bytes_max=_ANY, json_values_max=_ANY)
 SHOWN_CHARS_MAX = 60  # of a name that came from outside; a reason is one header of a dead letter
 
 
@@ -63,8 +68,12 @@ class Codec(Protocol):
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
-        """Decode a chunk at once. Never raises for what a value holds: a bad one is in ``rejected``, alone (I7)."""
+        """Decode a chunk at once. Never raises for what a value holds: a bad one is in ``rejected``, alone (I7).
+
+        A value that can name a model must name ``model`` where that is given, or none.
+        """
 
     def encode_responses(
         self,
@@ -98,7 +107,8 @@ def check_value(value: bytes | None, limits: RequestLimits) -> bytes:
 
 def shown(name: str) -> str:
     """A name from outside as a reason may quote it: printable ASCII and short."""
-    return ascii(name if len(name) <= SHOWN_CHARS_MAX else name[:SHOWN_CHARS_MAX] + "...")
+    said = ascii(name[: SHOWN_CHARS_MAX + 1])  # in which a character may take ten
+    return said if len(said) <= SHOWN_CHARS_MAX + 2 else said[:SHOWN_CHARS_MAX] + "..."
 
 
 def decode_each(
@@ -116,7 +126,7 @@ def decode_each(
         try:
             parts.append(decode(check_value(value, limits)))
         except BadRequest as why:
-            rejected.append((index, why))
+            rejected.append((index, why.bare()))
     columns = {
         tensor.name: _join([part[at] for part in parts]) if parts else tensor.empty(0)
         for at, tensor in enumerate(inputs)

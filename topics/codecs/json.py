@@ -1,17 +1,18 @@
 """``application/json``: requests and responses of the Open Inference Protocol v2, REST form.
 
 A request is ``{"inputs": [{"name", "shape", "datatype", "data"}, ...]}``; the first dimension of a shape is the rows,
-``data`` is flat in row-major order or nested as the shape says. ``id``, ``parameters``, ``outputs`` and members the
-protocol does not know are ignored: the header names the request, and every output is answered. A whole float is good
-for an integer tensor, an integer for a float tensor, ``true`` and ``false`` for BOOL alone.
+``data`` is flat in row-major order or nested as the shape says. ``model_name`` and ``model_version`` may be said, and
+must then be those of the topic's model. ``id``, ``parameters``, ``outputs`` and members the protocol does not know are
+ignored: the header names the request, and every output is answered. A whole float is good for an integer tensor, an
+integer for a float tensor, ``true`` and ``false`` for BOOL alone.
 
 A response has flat data. JSON has no NaN and no infinity: in a response they are ``null``, and a client reads NaN.
-Parsing takes up to about 22 times a value's bytes for a moment, and nesting ends at 1,024 (orjson).
+Parsing takes many times a value's bytes for a moment, so what it may take is bounded before (`RequestLimits`), and
+nesting ends at 1,024 (orjson).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from topics.codecs.codec import RESPONSE_LIMITS, Array, Bounds, Decoded, check_columns, decode_each, shown
+from topics.codecs.codec import RESPONSE_LIMITS, Array, Bounds, Decoded, ModelName, check_columns, decode_each, shown
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import JSON
@@ -27,7 +28,7 @@ from topics.signature import DATATYPES, Columns, Tensor
 
 __all__ = ["JsonCodec"]
 
-OBJECTS_MAX = 512  # 64 inputs and 64 outputs, each with parameters, and as much again for what we do not know
+MARKS = (b",", b":", b"[", b"{")  # before each value, list, object and key but the first stands one of them
 EXACT_FLOAT_MAX = 2.0**53  # above, a float stands for several integers
 
 
@@ -43,15 +44,15 @@ class JsonCodec:
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
         """`Codec.decode_requests`. JSON cannot say NaN or infinity, so ``allow_not_finite`` allows nothing here."""
-        lists_max = _lists_max(inputs, limits)
         with np.errstate(over="ignore"):  # a number too large for the dtype becomes infinity, which is refused
             return decode_each(
                 values,
                 inputs,
                 limits,
-                lambda value: _decode(value, "inputs", inputs, limits, lists_max),
+                lambda value: _decode(value, "inputs", inputs, limits, model),
                 allow_not_finite=False,
             )
 
@@ -92,19 +93,10 @@ class JsonCodec:
     def decode_response(self, value: bytes, outputs: tuple[Tensor, ...]) -> dict[str, Array]:
         """`Codec.decode_response`. ``null`` is NaN."""
         try:
-            arrays = _decode(value, "outputs", outputs, RESPONSE_LIMITS, len(value), null_is_nan=True)
+            arrays = _decode(value, "outputs", outputs, RESPONSE_LIMITS, null_is_nan=True)
         except BadRequest as why:
             raise ValueError(str(why)) from why
         return {tensor.name: array for tensor, array in zip(outputs, arrays, strict=True)}
-
-
-def _lists_max(tensors: tuple[Tensor, ...], limits: RequestLimits) -> int:
-    """The ``[`` a request may hold: nested data of all the rows it may have, and its shapes.
-
-    A nested list takes 44 times its two bytes once parsed, a value of 16 MiB 700 MB without this.
-    """
-    per_row = sum(math.prod(tensor.shape[:level]) for tensor in tensors for level in range(len(tensor.shape)))
-    return 4 * limits.tensors_max + limits.rows_max * per_row
 
 
 def _flat(array: Array, tensor: Tensor) -> Array:
@@ -129,12 +121,12 @@ def _decode(
     side: str,
     tensors: tuple[Tensor, ...],
     limits: RequestLimits,
-    lists_max: int,
+    model: ModelName | None = None,
     *,
     null_is_nan: bool = False,
 ) -> list[Array]:
     """The arrays of one message, in the order of ``tensors``. Raises `BadRequest`."""
-    items = _items(value, side, limits, lists_max)
+    items = _items(value, side, limits, model)
     index = {tensor.name: at for at, tensor in enumerate(tensors)}
     arrays: dict[int, Array] = {}
     for item in items:
@@ -155,10 +147,15 @@ def _decode(
     return [arrays[at] for at in range(len(tensors))]
 
 
-def _items(value: bytes, side: str, limits: RequestLimits, lists_max: int) -> list[Any]:
+def _items(value: bytes, side: str, limits: RequestLimits, model: ModelName | None) -> list[Any]:
     """A message's list of inputs or outputs."""
-    if value.count(b"[") > lists_max or value.count(b"{") > OBJECTS_MAX:
-        raise _malformed("more lists or objects than a request may have")
+    if len(value) > limits.json_bytes_max:
+        raise BadRequest(
+            Code.TOO_LARGE, f"{len(value)} bytes of JSON, at most {limits.json_bytes_max} may be: use Arrow"
+        )
+    # A short value cannot hold too many: only a long one is looked through.
+    if len(value) > limits.json_values_max and sum(map(value.count, MARKS)) >= limits.json_values_max:
+        raise BadRequest(Code.TOO_LARGE, f"over {limits.json_values_max} JSON values, lists and keys: use Arrow")
     try:
         message = orjson.loads(value)
     except orjson.JSONDecodeError as error:
@@ -166,6 +163,9 @@ def _items(value: bytes, side: str, limits: RequestLimits, lists_max: int) -> li
     items = message.get(side) if isinstance(message, dict) else None
     if not isinstance(items, list):
         raise _malformed(f"not an inference message with a list of {side}")
+    for member, ours in zip(("model_name", "model_version"), model or (), strict=False):
+        if message.get(member) not in (None, "", ours):
+            raise BadRequest(Code.UNKNOWN_MODEL, f"{member} is not {shown(ours)}, whose topic this is")
     if len(items) > limits.tensors_max:
         raise BadRequest(Code.TOO_LARGE, f"{len(items)} {side}, at most {limits.tensors_max} may be")
     return items

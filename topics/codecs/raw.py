@@ -12,7 +12,7 @@ from itertools import compress
 
 import numpy as np
 
-from topics.codecs.codec import Array, Bounds, Decoded, check_columns, check_value, checked, split_rows
+from topics.codecs.codec import Array, Bounds, Decoded, ModelName, check_columns, check_value, checked, split_rows
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 from topics.records import RAW
@@ -35,6 +35,7 @@ class RawCodec:
         limits: RequestLimits,
         *,
         allow_not_finite: bool = False,
+        model: ModelName | None = None,
     ) -> Decoded:
         """`Codec.decode_requests`. A value of any other length than whole rows is ``WRONG_SHAPE``."""
         lengths = _lengths(values)
@@ -87,7 +88,7 @@ def _why(value: bytes | None, row_bytes: int, limits: RequestLimits) -> BadReque
     try:
         length = len(check_value(value, limits))
     except BadRequest as why:
-        return why
+        return why.bare()
     if length % row_bytes:
         return BadRequest(Code.WRONG_SHAPE, f"{length} bytes are not whole rows of {row_bytes} bytes")
     return BadRequest(Code.TOO_MANY_ROWS, f"{length // row_bytes} rows, at most {limits.rows_max} may be")

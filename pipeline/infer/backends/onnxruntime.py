@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from pipeline.core.errors import BackendError
 from pipeline.infer.backend import Slot, bucket_of
-from pipeline.models import Model
+from pipeline.models import Model, read_content
 from pipeline.models.onnx import check_signature, open_session, runtime_errors
 
 __all__ = ["OnnxRuntime"]
@@ -43,7 +43,7 @@ class OnnxRuntime:
         # Threads that spin between operators burn the core that Kafka's threads need. CPU time of 256 digits on two
         # busy cores: 5.9 ms on one thread, 7.6 on two, 11.9 on two that spin (and no batch ended sooner for it).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = open_session(model.file, options)
+        self._session = open_session(model.file, *read_content(model), options)
         check_signature(model, self._session)
         self._model = model
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.admit import Admitted
+from pipeline.core.errors import BackendBusyError, BackendError
 from pipeline.infer import Batch, Joined, Piece, Run
 from tests.unit.infer.makers import SIGNATURE, FakeBackend, admitted_of, rows_in
 
@@ -135,3 +136,31 @@ def test_pieces_join_in_any_order(rows: int, cuts: set[int], seed: int) -> None:
     expected = np.arange(52, 52 + rows, dtype=np.float32)
     assert (joined.outputs["y"] == 2 * np.stack([expected, expected], axis=1)).all()
     assert (joined.outputs["half"] == expected / 2).all()
+
+
+@pytest.mark.parametrize(
+    ("requests", "retryable", "attempts", "expected"),
+    [
+        (4, False, 1, "halves"),
+        (4, True, 1, "same"),
+        (4, True, 3, "halves"),
+        (1, True, 2, "same"),
+        (1, True, 3, "zeros"),
+        (1, False, 1, "zeros"),
+    ],
+)
+def test_what_runs_after_a_failure(requests: int, retryable: bool, attempts: int, expected: str) -> None:
+    batch = Batch([], [], 0, 7, attempts=attempts)
+    batch.add(Run(admitted_of([1] * requests, first=5), 0, requests, 0))
+    batch.error = BackendBusyError("full") if retryable else BackendError("broken")
+    again = batch.again(3)
+    if expected == "halves":
+        assert [each.rows for each in again] == [2, 2] and [each.attempts for each in again] == [1, 1]
+        return
+    (one,) = again
+    assert (one.rows, one.planned_ns, one.error, requests_of(one)) == (requests, 7, None, requests_of(batch))
+    assert (one.attempts, one.blamed) == ((attempts + 1, None) if expected == "same" else (1, batch.error))
+    (slot,) = FakeBackend().slots(1)
+    slot.inputs["x"][:] = 9
+    one.fill(slot)
+    assert rows_in(slot, requests) == ([0] * requests if expected == "zeros" else list(range(5, 5 + requests)))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import BackendError
-from pipeline.infer import Batch, Device, DeviceState, Lane, Run
+from pipeline.infer import Batch, Device, DeviceState, Lane, Run, Slot
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 
 Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
@@ -169,6 +169,28 @@ def test_a_thread_that_dies_fails_the_worker() -> None:
     run(scenario)
 
 
+def test_a_lane_that_is_added_while_others_run_is_warm_and_one_that_is_removed_is_asked_no_more() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.submit(0)
+        backend = FakeBackend()
+        loop = asyncio.get_running_loop()
+        lane = await loop.run_in_executor(None, bench.device.add, model_of("c"), backend, 2, bench._done)
+        assert backend.warmed == 1
+        lane.changed = bench._changed(lane)
+        bench.lanes.append(lane)
+        bench.submit(1, lane=2)
+        await bench.until_done(2)
+        assert backend.ran == [[1]]
+        bench.device.remove(bench.lanes[1])
+        bench.asked.clear()
+        bench.submit(2)
+        await bench.until_done(3)
+        assert sorted(bench.asked) == ["a", "c"]
+        assert bench.lanes[1].free == []
+
+    run(scenario)
+
+
 def test_lanes_take_turns_at_being_asked_first() -> None:
     async def scenario(bench: Bench) -> None:
         for number in range(4):
@@ -199,3 +221,24 @@ def test_a_device_that_never_started_stops_too() -> None:
     bench = Bench()
     bench.device.stop()
     assert [backend.closed for backend in bench.backends] == [1, 1]
+
+
+def test_a_backend_that_hangs_shows_and_does_not_hold_the_stop_of_a_failed_worker() -> None:
+    async def scenario(bench: Bench) -> None:
+        hangs, run_ = threading.Event(), bench.backends[0].run
+
+        def hang(slot: Slot, rows: int) -> None:
+            hangs.wait()
+            run_(slot, rows)
+
+        bench.backends[0].run = hang  # type: ignore[method-assign]
+        assert bench.device.busy_s() == 0
+        bench.submit(0)
+        while not bench.device.busy_s():
+            await asyncio.sleep(0.001)
+        bench.device.stop(0.01)
+        hangs.set()
+        await bench.until_done(1)
+        assert bench.device.busy_s() == 0
+
+    run(scenario)

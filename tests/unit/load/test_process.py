@@ -21,7 +21,7 @@ def test_a_ready_process_is_stopped_by_sigterm(module: Path, tmp_path: Path) -> 
     module.write_text(
         "import signal, sys, time\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\n"
-        "print('starting', flush=True); print('ready now', flush=True); time.sleep(60)\n"
+        "print('starting', flush=True); sum(range(10**6)); print('ready now', flush=True); time.sleep(60)\n"
     )
     with Process("contestant", [], tmp_path / "log") as process:
         process.wait_ready()

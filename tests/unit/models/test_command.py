@@ -72,6 +72,20 @@ def test_verify_tells_the_good_from_the_refused_and_exits_1(models: Path) -> Non
     assert sluice("verify", "plus", "--models", models).exit_code == 1
 
 
+def test_verify_names_what_is_no_model_beside_those_that_are(models: Path) -> None:
+    (models / "plus" / "3").mkdir()
+    (models / "plus" / "latest").mkdir()
+    result = sluice("verify", "--models", models, "--json")
+    assert result.exit_code == 1
+    told = {model["model"]: model["reason"] for model in json.loads(result.stdout)["models"]}
+    assert list(told) == ["plus/latest", "plus/1", "plus/2", "plus/3"]
+    assert [label for label, reason in told.items() if reason is None] == ["plus/1", "plus/2"]
+    assert "copied only in part" in told["plus/3"]
+    lines = sluice("verify", "--models", models).stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["ok", "plus/1"], ["ok", "plus/2"]]
+    assert lines[3].startswith("refused  plus/3: ")
+
+
 def test_verify_loads_the_model_in_its_own_backend(models: Path) -> None:
     manifest = models / "plus" / "1" / "manifest.toml"
     manifest.write_text(manifest.read_text().replace('"onnxruntime"', '"abacus"'))

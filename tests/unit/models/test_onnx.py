@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,6 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 from pipeline.core.errors import ModelError
 from pipeline.models.onnx import external_files, open_bare, signature_of
 from tests.unit.models import graphs
+
+
+def files_of(path: Path) -> frozenset[str]:
+    return external_files(path, path.read_bytes())
+
+
+def opened(path: Path) -> Any:
+    return open_bare(path, path.read_bytes(), {})
 
 
 def external(location: str) -> TensorProto:
@@ -51,7 +60,7 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path) -> None
     model.functions[0].attribute_proto.append(helper.make_attribute("default", external("in-function-default")))
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
-    assert external_files(path) == {
+    assert files_of(path) == {
         "initializer",
         "in-subgraph",
         "in-list",
@@ -68,7 +77,7 @@ def test_external_data_is_found_wherever_a_tensor_can_be(tmp_path: Path) -> None
 
 
 def test_a_model_with_its_weights_inside_refers_to_nothing(tmp_path: Path) -> None:
-    assert external_files(graphs.add(tmp_path / "m.onnx")) == frozenset()
+    assert files_of(graphs.add(tmp_path / "m.onnx")) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,7 @@ def test_a_model_with_its_weights_inside_refers_to_nothing(tmp_path: Path) -> No
 def test_what_is_not_onnx_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(ModelError, match="not an ONNX file"):
-        external_files(tmp_path / "m.onnx")
+        files_of(tmp_path / "m.onnx")
 
 
 def test_a_bomb_of_nested_graphs_is_refused(tmp_path: Path) -> None:
@@ -87,7 +96,7 @@ def test_a_bomb_of_nested_graphs_is_refused(tmp_path: Path) -> None:
             data = tag + _varint(len(data)) + data
     (tmp_path / "m.onnx").write_bytes(b"\x3a" + _varint(len(data)) + data)
     with pytest.raises(ModelError, match="nested too deep"):
-        external_files(tmp_path / "m.onnx")
+        files_of(tmp_path / "m.onnx")
 
 
 def _varint(value: int) -> bytes:
@@ -108,12 +117,12 @@ def test_damaged_bytes_are_refused_or_read_but_never_crash(
         whole[at] = byte
     path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
     with suppress(ModelError):
-        assert all(isinstance(name, str) for name in external_files(path))
+        assert all(isinstance(name, str) for name in files_of(path))
 
 
 def test_the_signature_is_that_of_one_row(tmp_path: Path) -> None:
     path = graphs.pick(tmp_path / "m.onnx")
-    signature = signature_of(open_bare(path), path)
+    signature = signature_of(opened(path), path)
     assert [(t.name, t.dtype, t.shape) for t in (*signature.inputs, *signature.outputs)] == [
         ("at", np.dtype("int64"), ()),
         ("image", np.dtype("float32"), (2, 2)),
@@ -131,7 +140,7 @@ def test_a_shape_that_rows_cannot_have_is_refused(shape: tuple[int | str, ...], 
     side = (graphs.FLOAT, shape)
     path = graphs.save(tmp_path / "m.onnx", [node], inputs={"x": side}, outputs={"y": side})
     with pytest.raises(ModelError, match=reason):
-        signature_of(open_bare(path), path)
+        signature_of(opened(path), path)
 
 
 def test_a_dtype_no_column_can_carry_is_refused(tmp_path: Path) -> None:
@@ -139,13 +148,13 @@ def test_a_dtype_no_column_can_carry_is_refused(tmp_path: Path) -> None:
     side = (TensorProto.STRING, ("batch",))
     path = graphs.save(tmp_path / "m.onnx", [node], inputs={"x": side}, outputs={"y": side})
     with pytest.raises(ModelError, match="no column can carry"):
-        signature_of(open_bare(path), path)
+        signature_of(opened(path), path)
 
 
 def test_an_operator_the_runtime_lacks_is_told_in_one_line(tmp_path: Path) -> None:
     path = graphs.unknown_operator(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="Conjure") as caught:
-        open_bare(path)
+        opened(path)
     assert "\n" not in str(caught.value)
 
 
@@ -155,4 +164,4 @@ def test_a_graph_that_does_not_hold_together_is_refused(tmp_path: Path) -> None:
     node = helper.make_node("Add", ["x", "missing"], ["y"])
     path = graphs.save(tmp_path / "m.onnx", [node], inputs={"x": side}, outputs={"y": side}, constants=[table])
     with pytest.raises(ModelError, match="refuses"):
-        open_bare(path)
+        opened(path)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.observe import Observer, Stage, timings
+from pipeline.observe.observer import SWAPS_KEPT
 from tests.unit.observe.batch_maker import StoppedClock, run_batch
 
 PARTITION = ("digits.requests", 0)
@@ -265,3 +266,18 @@ def test_recording_is_bulk_whatever_the_number_of_requests() -> None:
     total = observer.snapshot().total
     assert total.end_to_end.count == 15_000
     assert total.stages[Stage.KAFKA_DWELL].p99_us == pytest.approx(99_000, rel=0.02)
+
+
+def test_swaps_are_told_with_the_first_offset_of_each_partition_and_only_the_latest_are_kept() -> None:
+    observer = Observer()
+    observer.swapped("m/1", "m/2")
+    for partition, offset in ((0, 7), (1, 5), (0, 9)):
+        observer.begins("m/2", "m.requests", partition, offset)
+    told = {"before": "m/1", "after": "m/2", "first_offsets": {"m.requests/0": 7, "m.requests/1": 5}}
+    assert observer.snapshot().to_dict()["swaps"] == [told]
+    for version in range(2, 2 + SWAPS_KEPT):
+        observer.swapped(f"m/{version}", f"m/{version + 1}")
+    observer.begins("m/2", "m.requests", 3, 1)
+    swaps = observer.snapshot().swaps
+    assert [swap.before for swap in swaps] == [f"m/{version}" for version in range(2, 2 + SWAPS_KEPT)]
+    assert not any(swap.first_offsets for swap in swaps)

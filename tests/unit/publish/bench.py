@@ -59,15 +59,19 @@ class FakeProducer:
     def produce(
         self,
         topic: str,
-        value: bytes | None = None,
-        key: bytes | None = None,
-        *,
-        headers: Any = (),
-        on_delivery: OnDelivery = lambda error, message: None,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int,
+        callback: OnDelivery | None,
+        on_delivery: None,
+        timestamp: int,
+        headers: Any,
+        /,
     ) -> None:
         # Header values of both kinds go over the wire as bytes.
         wire = [(str(name), raw if isinstance(raw, bytes) else raw.encode()) for name, raw in headers]
-        sent = Sent(topic, value, key, wire, on_delivery)
+        assert callback is not None
+        sent = Sent(topic, value, key, wire, callback)
         with self._changed:
             if (error := self.refuse(sent)) is not None:
                 raise error

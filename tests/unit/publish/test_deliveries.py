@@ -47,18 +47,31 @@ def test_a_failed_delivery_is_made_again_with_the_same_bytes_and_headers(slept: 
         assert bench.counts() == (3, 0, 0, 0)
 
 
-def test_the_one_that_failed_is_made_again_whichever_of_a_batch_it_is(slept: list[float]) -> None:
+def test_those_that_failed_are_made_again_whichever_of_a_batch_they_are(slept: list[float]) -> None:
     with flow() as bench:
         full = iter([BufferError("queue full")])
-        bench.producer.refuse = lambda sent: next(full, None) if sent.key == b"3" else None
-        chunks = [bench.admit(*[request(3 * at + n, key=b"%d" % (3 * at + n)) for n in range(3)])[0] for at in range(2)]
-        bench.publish(bench.batch(*chunks))
-        sent = bench.producer.wait_for(6)
-        for number, failed in enumerate(sent):
-            bench.producer.report(failed, code=TIMED_OUT)
-            again = bench.producer.wait_for(7 + number)[-1]
-            assert (again.key, again.value, again.headers) == (failed.key, failed.value, failed.headers)
-        bench.producer.report(*bench.producer.sent[6:])
+        bench.producer.refuse = lambda sent: next(full, None) if sent.key == b"1" else None
+        for failing in ([0], [1], [2], [0, 2], [0, 1, 2]):
+            before, first = len(bench.producer.sent), bench.ledger.committable().get(KEY, 0)
+            sent = bench.answer(*[request(first + at, key=b"%d" % at) for at in range(3)])
+            bench.producer.report(*[sent[at] for at in range(3) if at not in failing])
+            bench.producer.report(*[sent[at] for at in failing], code=TIMED_OUT)
+            again = bench.producer.wait_for(before + 3 + len(failing))[before + 3 :]
+            failed = [sent[at] for at in failing]
+            assert [(a.key, a.value, a.headers) for a in again] == [(f.key, f.value, f.headers) for f in failed]
+            bench.producer.report(*again)
+            assert bench.drained()
+
+
+def test_reports_do_not_tell_records_of_one_key_and_value_apart_so_all_are_made_again(slept: list[float]) -> None:
+    with flow() as bench:
+        sent = bench.answer(*[request(at, 1.0 + (at == 2)) for at in range(3)])
+        bench.producer.report(sent[0], sent[2])
+        bench.producer.report(sent[1], code=TIMED_OUT)
+        again = bench.producer.wait_for(5)[3:]
+        assert [each.headers for each in again] == [each.headers for each in sent[:2]]
+        assert bench.ledger.in_flight_requests == 3
+        bench.producer.report(*again)
         assert bench.drained()
 
 
@@ -100,6 +113,15 @@ def test_an_error_of_the_producer_itself_fails_the_worker() -> None:
         bench.publish(bench.batch(*bench.admit(request(0))))
         assert bench.failed.wait(WAIT_S)
         assert bench.failure.pop() is error
+
+
+def test_a_delivery_that_fails_while_the_worker_stops_does_not_keep_it_from_stopping() -> None:
+    with flow() as bench:
+        sent = bench.answer(request(0))
+        bench.publisher.stop(0.0)
+        bench.producer.report(*sent, code=KafkaError._FATAL, fatal=True)
+        bench.publisher.stop(0.0)
+        assert bench.ledger.in_flight_requests == 1
 
 
 def test_what_failed_together_waits_once(slept: list[float]) -> None:

@@ -9,13 +9,13 @@ import orjson
 import pytest
 from confluent_kafka import Message
 
-from pipeline.core.errors import BackendError
-from pipeline.infer import Batch, Joined, Piece, Run
+from pipeline.core.errors import BackendBusyError, BackendError
+from pipeline.infer import Batch, Joined, Piece, Run, Slot
 from pipeline.observe import Stage
 from pipeline.observe.tracecontext import split_traceparent
 from tests.unit.infer.makers import SIGNATURE
 from tests.unit.intake.messages import POLLED_MS, TOPIC, message
-from tests.unit.publish.bench import KEY, Bench, flow
+from tests.unit.publish.bench import KEY, WAIT_S, Bench, flow
 from topics.codecs import CONTENT_TYPES, codec_for
 from topics.codes import Code
 from topics.records import JSON, RAW, Terminal
@@ -188,17 +188,40 @@ def test_a_request_larger_than_a_batch_is_published_once_and_whole() -> None:
         assert len(bench.device.given_back) == 3
 
 
+def test_what_came_behind_a_request_larger_than_a_batch_is_published_behind_it() -> None:
+    with flow() as bench:
+        (admitted,) = bench.admit(*[message(n, raw(*range(3 - 2 * n)), headers=RAW_HEADERS) for n in range(2)])
+        joined = Joined(admitted, 0, 3)
+        for start, rows in ((0, 2), (2, 1)):
+            batch = Batch([], [], 0, 0)
+            batch.add(Piece(joined, start, rows, 0))
+            if start:
+                batch.add(Run(admitted, 1, 2, 0))
+            bench.publish(bench.compute(batch))
+        sent = bench.producer.wait_for(2)
+        assert [each.header("source") for each in sent] == [f"{TOPIC}/0/0", f"{TOPIC}/0/1"]
+        bench.producer.report(*sent)
+        assert bench.drained()
+
+
+def run_out(bench: Bench, batch: Batch, attempts_max: int = 1) -> int:
+    """Publish a batch, and what runs again for it, as the window has it; return how many ran."""
+    todo, ran = [batch], 0
+    while todo:
+        bench.publish(todo.pop(0))
+        bench.settle()
+        ran += 1
+        batch, retry = bench.device.given_back[-1]
+        if retry:
+            todo += [bench.compute(again) for again in batch.again(attempts_max)]
+    return ran
+
+
 def test_a_batch_that_fails_runs_again_in_halves_and_only_the_culprit_is_rejected() -> None:
     with flow(answer_rejected=False) as bench:
         bench.backend.poison = {5}
         (admitted,) = bench.admit(*[request(at, at) for at in range(8)])
-        todo = [bench.batch(admitted)]
-        while todo:
-            bench.publish(todo.pop(0))
-            bench.settle()
-            batch, retry = bench.device.given_back[-1]
-            if retry:
-                todo += [bench.compute(half) for half in batch.halves()]
+        run_out(bench, bench.batch(admitted))
         sent = bench.producer.wait_for(8)
         (letter,) = [each for each in sent if each.topic == "m.dead-letters"]
         assert (letter.value, letter.header("source")) == (raw(5), f"{TOPIC}/0/5")
@@ -219,8 +242,7 @@ def test_a_request_whose_piece_failed_is_rejected_once_and_never_answered() -> N
         for start in (0, 2, 4):
             batch = Batch([], [], 0, 0)
             batch.add(Piece(joined, start, 2, 0))
-            bench.publish(bench.compute(batch))
-        bench.settle()
+            run_out(bench, bench.compute(batch))
         (letter,) = bench.producer.wait_for(1)
         assert letter.topic == "m.dead-letters"
         bench.producer.report(letter)
@@ -230,14 +252,54 @@ def test_a_request_whose_piece_failed_is_rejected_once_and_never_answered() -> N
 
 
 def test_an_asynchronous_failure_is_found_in_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wait(slot: object) -> None:
-        raise BackendError("lost the device")
+    def wait(slot: Slot) -> None:
+        if slot.inputs["x"][:1].any():
+            raise BackendError("too much")
 
     with flow(answer_rejected=False) as bench:
         monkeypatch.setattr(bench.backend, "wait", wait)
-        (letter,) = bench.answer(request(0))
+        run_out(bench, bench.batch(*bench.admit(request(0))))
+        (letter,) = bench.producer.wait_for(1)
         assert letter.header("x-error-code") == Code.MODEL_FAILED
-        assert letter.header("x-error-reason") == "lost the device"
+        assert letter.header("x-error-reason") == "too much"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_model_that_fails_on_zeros_too_ends_the_worker_and_no_request_is_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """F5: the circuit. Whoever gets the partition next answers."""
+
+    def wait(slot: Slot) -> None:
+        raise BackendError("lost the device")
+
+    with flow() as bench:
+        monkeypatch.setattr(bench.backend, "wait", wait)
+        bench.publish(bench.batch(*bench.admit(request(0))))
+        bench.settle()
+        ((batch, retry),) = bench.device.given_back
+        (probe,) = batch.again(1)
+        assert retry
+        bench.publish(bench.compute(probe))
+        assert bench.failed.wait(WAIT_S)
+        assert "zeros included: lost the device" in str(bench.failure.pop())
+        assert (bench.producer.sent, bench.ledger.in_flight_requests) == ([], 1)
+
+
+def test_an_error_that_may_pass_is_tried_again_before_anybody_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = [BackendBusyError("no memory")] * 2
+
+    def wait(slot: Slot) -> None:
+        if errors:
+            raise errors.pop()
+
+    with flow() as bench:
+        monkeypatch.setattr(bench.backend, "wait", wait)
+        assert run_out(bench, bench.batch(*bench.admit(request(0), request(1))), attempts_max=3) == 3
+        sent = bench.producer.wait_for(2)
+        assert [each.header("status") for each in sent] == ["ok", "ok"]
+        bench.producer.report(*sent)
+        assert bench.drained()
 
 
 def release(bench: Bench) -> None:

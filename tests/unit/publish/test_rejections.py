@@ -7,6 +7,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.core.errors import BrokerError
+from pipeline.core.limits import Limits
+from pipeline.publish import Transactions
 from pipeline.publish.terminal import REASON_CHARS_MAX
 from tests.unit.intake.messages import POLLED_MS, TOPIC, message
 from tests.unit.publish.bench import KEY, WAIT_S, Bench, Sent, flow
@@ -187,19 +189,37 @@ def test_a_prediction_that_is_too_large_becomes_a_dead_letter(when: str) -> None
         if when == "delivered":
             large, fine = bench.producer.wait_for(2)
             bench.producer.report(large, code=KafkaError.MSG_SIZE_TOO_LARGE)
+            bench.producer.report(fine)
+            alone = bench.producer.wait_for(3)[2]
+            assert (alone.value, alone.headers) == (large.value, large.headers)
+            bench.producer.report(alone, code=KafkaError.MSG_SIZE_TOO_LARGE)
         bench.settle()
         records = [sent for sent in bench.producer.sent if sent.value != raw(2)]
         fine, letter, notice = sorted(records, key=lambda sent: sent.header("status"))
         assert (letter.topic, letter.value) == ("m.dead-letters", raw(1))
         assert letter.header("x-error-code") == notice_code(notice) == "prediction-too-large"
         assert letter.header("x-error-stage") == "publish"
-        bench.producer.report(fine)
+        if when == "produced":
+            bench.producer.report(fine)
         bench.settle()
         assert (bench.ledger.in_flight_requests, bench.counts()) == (1, (1, 0, 0, 1))
         bench.producer.report(letter, notice)
         assert bench.drained()
         bench.settle()
         assert bench.counts() == (1, 0, 1, 0)
+
+
+def test_predictions_refused_for_the_size_of_their_message_set_are_delivered_one_by_one() -> None:
+    """I7: a topic's limit below librdkafka's batch size fails records that are small enough each."""
+    with flow() as bench:
+        sent = bench.answer(*[request(at, float(at)) for at in range(3)])
+        bench.producer.report(*sent, code=KafkaError.MSG_SIZE_TOO_LARGE)
+        again = bench.producer.wait_for(6)[3:]
+        assert [(each.value, each.headers) for each in again] == [(each.value, each.headers) for each in sent]
+        bench.producer.report(*again)
+        assert bench.drained()
+        bench.settle()
+        assert bench.counts() == (3, 0, 0, 0)
 
 
 def test_also_where_it_is_alone_in_its_batch_and_refused_at_once() -> None:
@@ -210,6 +230,28 @@ def test_also_where_it_is_alone_in_its_batch_and_refused_at_once() -> None:
         assert letter.header("x-error-code") == "prediction-too-large"
         bench.producer.report(letter)
         assert bench.drained()
+
+
+def test_in_a_transaction_librdkafka_refuses_it_and_its_dead_letter_takes_its_place() -> None:
+    with flow(answer_rejected=False) as bench:
+        bench.publisher.transactions = Transactions(
+            bench.producer,
+            bench.ledger,
+            group_metadata=lambda: b"member",
+            committed=lambda offsets: None,
+            limits=Limits(),
+            clock=bench.clock,
+        )
+        bench.producer.refuse = lambda sent: _too_large() if sent.value == raw(4) else None
+        bench.publish(bench.batch(*bench.admit(*[request(n, float(n)) for n in range(1, 4)])))
+        assert bench.drained()
+        bench.settle()
+        assert [(sent.topic, sent.value) for sent in bench.producer.sent] == [
+            ("m.predictions", raw(2)),
+            ("m.dead-letters", raw(2)),
+            ("m.predictions", raw(6)),
+        ]
+        assert bench.counts() == (2, 0, 1, 0)
 
 
 def notice_code(notice: Sent) -> str:
@@ -226,6 +268,7 @@ def test_a_notice_that_is_too_large_takes_no_worker_down() -> None:
         letter, notice = reject(bench)
         bench.producer.report(notice, code=KafkaError.MSG_SIZE_TOO_LARGE)
         bench.producer.report(letter)
+        bench.producer.report(bench.producer.wait_for(3)[2], code=KafkaError.MSG_SIZE_TOO_LARGE)
         assert bench.drained()
         bench.settle()
         assert bench.counts() == (0, 0, 1, 0)
@@ -236,6 +279,7 @@ def test_a_dead_letter_the_broker_will_never_take_ends_the_worker_and_is_not_com
         letter, notice = reject(bench)
         bench.producer.report(notice)
         bench.producer.report(letter, code=KafkaError.MSG_SIZE_TOO_LARGE)
+        bench.producer.report(bench.producer.wait_for(3)[2], code=KafkaError.MSG_SIZE_TOO_LARGE)
         assert bench.failed.wait(WAIT_S)
         assert isinstance(bench.failure.pop(), BrokerError)
         assert bench.ledger.committable() == {} and bench.ledger.in_flight_requests == 1

@@ -10,13 +10,11 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_cases import IMAGE, SMALL_LIMITS, good_request
-from topics.codecs import CONTENT_TYPES, Decoded, codec_for
-from topics.limits import RequestLimits
+from tests.hostile.oracle import LIMITS, assert_sound
+from topics.codecs import CONTENT_TYPES, codec_for
 from topics.records import JSON, RAW
 from topics.signature import DATATYPES, Tensor
 
-LIMITS = RequestLimits()
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8)
 SHAPES = st.lists(st.integers(1, 4), max_size=3).map(tuple)
 TENSORS = st.builds(Tensor, NAMES, st.sampled_from(list(DATATYPES)).map(np.dtype), SHAPES)
@@ -43,16 +41,6 @@ def assert_same(columns: dict[str, Array], expected: dict[str, Array]) -> None:
     assert columns.keys() == expected.keys()
     for name, column in columns.items():
         assert column.dtype == expected[name].dtype and np.array_equal(column, expected[name])
-
-
-def assert_sound(decoded: Decoded, requests: int, tensors: tuple[Tensor, ...]) -> None:
-    """What any answer of a codec must be."""
-    rejected = [index for index, _ in decoded.rejected]
-    assert rejected == sorted(set(rejected)) and len(decoded.rows) + len(rejected) == requests
-    assert (decoded.rows >= 1).all()
-    for tensor in tensors:
-        column = decoded.columns[tensor.name]
-        assert column.shape == (decoded.rows.sum(), *tensor.shape) and column.dtype == tensor.dtype
 
 
 @given(TYPES, SIGNATURES, ROWS, st.integers(0, 2**32))
@@ -88,22 +76,6 @@ def test_any_bytes_are_a_request_or_a_bad_request(
     content_type: str, tensors: tuple[Tensor, ...], values: list[bytes | None]
 ) -> None:
     assert_sound(codec_for(content_type).decode_requests(values, tensors, LIMITS), len(values), tensors)
-
-
-@settings(max_examples=500)
-@given(TYPES, st.integers(1, 3), st.data())
-def test_a_damaged_request_is_decoded_or_refused_and_its_neighbours_are_decoded(
-    content_type: str, rows: int, data: st.DataObject
-) -> None:
-    good, damaged = good_request(content_type, 1, 7.0), bytearray(good_request(content_type, rows))
-    for _ in range(data.draw(st.integers(1, 4))):
-        at = data.draw(st.integers(0, len(damaged) - 1))
-        damaged[at : at + data.draw(st.integers(0, 8))] = data.draw(st.binary(max_size=8))
-        damaged = damaged or bytearray(b"\0")
-    decoded = codec_for(content_type).decode_requests([good, bytes(damaged), good], (IMAGE,), SMALL_LIMITS)
-    assert_sound(decoded, 3, (IMAGE,))
-    assert {index for index, _ in decoded.rejected} <= {1}
-    assert (decoded.columns["image"][[0, -1]] == 7.0).all()
 
 
 JSON_VALUES: st.SearchStrategy[Any] = st.recursive(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.admit.admission import NO_DEADLINE_MS
+from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
 from pipeline.window import Late, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
@@ -56,6 +57,7 @@ class FakeDevice(Device):
         assert batch.slot is not None
         self.lane.free.append(batch.slot)
         if retry:
+            batch.error = BackendError("failed")
             self.lane.retry(batch)
         else:
             self.lane.changed()
@@ -75,6 +77,7 @@ class Bench:
             self.device,
             WorkConserving(8, gather_ms * 1_000_000),
             rows_max=16,
+            attempts_max=1,
             expire=self.late.extend,
             clock=self.clock,
         )

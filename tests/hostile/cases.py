@@ -27,13 +27,18 @@ END = b"\xff\xff\xff\xff\0\0\0\0"
 
 @dataclass(frozen=True, slots=True)
 class HostileCase:
-    """One message that must become a dead letter with ``code``; ``small_limits``: only under `SMALL_LIMITS`."""
+    """One message that must become a dead letter with ``code``; ``small_limits``: only under `SMALL_LIMITS`.
+
+    ``headers`` come after the content type's, which an empty ``content_type`` leaves out.
+    """
 
     id: str
     content_type: str
     value: bytes | None
     code: Code
     small_limits: bool = False
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    key: bytes = b"key"
 
 
 def good_request(content_type: str, rows: int = 1, fill: float = 1.0) -> bytes:
@@ -92,6 +97,19 @@ def _json() -> Iterator[HostileCase]:
         "number over a double": (_inputs(_tensor()).replace(b"1.0", b"1e999", 1), Code.MALFORMED),
         "integer of 5,000 digits": (_inputs(_tensor()).replace(b"1.0", b"9" * 5_000, 1), Code.MALFORMED),
         "number over float32": (_inputs(_tensor(data=[1e300] * 64)), Code.NOT_FINITE),
+        "integer that no dtype holds": (_inputs(_tensor()).replace(b"1.0", b"9" * 200, 1), Code.NOT_FINITE),
+        "exponent of 5,000 digits": (_inputs(_tensor()).replace(b"1.0", b"1e" + b"9" * 5_000, 1), Code.MALFORMED),
+        "half a million values": (_inputs(_tensor()).replace(b"1.0", b"0," * 450_000 + b"0", 1), Code.TOO_LARGE),
+        "half a million lists": (b'{"inputs":[' + b"[]," * 300_000 + b"0]}", Code.TOO_LARGE),
+        "a hundred thousand keys": (b'{"inputs":[{' + b'"":[],' * 140_000 + b'"":0}]}', Code.TOO_LARGE),
+        "a bush of lists": (_inputs(_tensor(data=_bush(5))), Code.WRONG_SHAPE),
+        "a text of one astral character": (_inputs("a" * 900_000 + "\U0001f4a3"), Code.MALFORMED),
+        "another model": (_model(model_name="fingers"), Code.UNKNOWN_MODEL),
+        "another version": (_model(model_version="2"), Code.UNKNOWN_MODEL),
+        "a version that is a number": (_model(model_version=1), Code.UNKNOWN_MODEL),
+        "model name with ..": (_model(model_name="../digits"), Code.UNKNOWN_MODEL),
+        "model name with a slash": (_model(model_name="digits/1"), Code.UNKNOWN_MODEL),
+        "model name with NUL": (_model(model_name="digits\0"), Code.UNKNOWN_MODEL),
         "not an object": (b"[1, 2]", Code.MALFORMED),
         "no inputs": (b'{"id": "a"}', Code.MALFORMED),
         "inputs not a list": (b'{"inputs": {"image": []}}', Code.MALFORMED),
@@ -103,7 +121,7 @@ def _json() -> Iterator[HostileCase]:
         "unknown input": (_inputs(_tensor(), _tensor(name="mask")), Code.UNKNOWN_INPUT),
         "duplicate input": (_inputs(_tensor(), _tensor()), Code.DUPLICATE_INPUT),
         "a hundred inputs": (_inputs(*[{"name": "a"}] * 100), Code.TOO_LARGE),
-        "a thousand inputs": (_inputs(*[{"name": "a"}] * 1_000), Code.MALFORMED),
+        "a thousand inputs": (_inputs(*[{"name": "a"}] * 1_000), Code.TOO_LARGE),
         "unknown datatype": (_inputs(_tensor(datatype="FP8")), Code.UNSUPPORTED_TYPE),
         "BYTES": (_inputs(_tensor(datatype="BYTES", data=["a"] * 64)), Code.UNSUPPORTED_TYPE),
         "other datatype": (_inputs(_tensor(datatype="FP64")), Code.WRONG_DTYPE),
@@ -122,6 +140,9 @@ def _json() -> Iterator[HostileCase]:
         "negative rows": (_inputs(_tensor(shape=[-1, 1, 8, 8])), Code.WRONG_SHAPE),
         "zero rows": (_inputs(_tensor(shape=[0, 1, 8, 8], data=[])), Code.NO_ROWS),
         "zero dimension": (_inputs(_tensor(shape=[1, 0, 8, 8], data=[])), Code.WRONG_SHAPE),
+        "product of the shape over 64 bits": (_inputs(_tensor(shape=[2**32, 2**32, 8, 8])), Code.WRONG_SHAPE),
+        "negative dimension": (_inputs(_tensor(shape=[1, -1, 8, -8])), Code.WRONG_SHAPE),
+        "a dimension that is a float": (_inputs(_tensor(shape=[1.0, 1, 8, 8])), Code.WRONG_SHAPE),
         "a billion rows": (_inputs(_tensor(shape=[10**9, 1, 8, 8])), Code.TOO_MANY_ROWS),
         "dimension over 64 bits": (_inputs(_tensor(shape=[10**30, 1, 8, 8])), Code.WRONG_SHAPE),
     }
@@ -131,6 +152,14 @@ def _json() -> Iterator[HostileCase]:
 
 def _inputs(*tensors: object) -> bytes:
     return json.dumps({"inputs": list(tensors)}).encode()
+
+
+def _model(**named: object) -> bytes:
+    return json.dumps({**named, "inputs": [_tensor()]}).encode()
+
+
+def _bush(depth: int) -> Any:
+    return [_bush(depth - 1) for _ in range(10)] if depth else 1.0
 
 
 def _nested(depth: int) -> list[Any]:
@@ -152,6 +181,7 @@ def _arrow() -> Iterator[HostileCase]:
         "other dtype": (pa.FixedSizeListArray.from_arrays(pa.array(np.ones(64)), 64), Code.WRONG_DTYPE),
         "integers": (pa.FixedSizeListArray.from_arrays(pa.array(np.ones(64, np.int32)), 64), Code.WRONG_DTYPE),
         "scalar": (pa.array(np.ones(1, np.float32)), Code.WRONG_SHAPE),
+        "lists of 2 billion": (pa.array([], pa.list_(pa.float32(), 2**31 - 1)), Code.WRONG_SHAPE),
         "short lists": (pa.FixedSizeListArray.from_arrays(values, 32), Code.WRONG_SHAPE),
         "lists of another nesting": (_nest(values, 8, 8), Code.WRONG_SHAPE),
         "fixed-shape tensor of another shape": (_fixed_shape(values, (8, 8)), Code.WRONG_SHAPE),
@@ -214,6 +244,13 @@ def _arrow() -> Iterator[HostileCase]:
             _forged(text, struct.pack("<ii", 0, 3), struct.pack("<ii", 7, 1 << 30)),
             Code.UNSUPPORTED_TYPE,
         ),
+        "forged row count over 64 bits": (_forged(good, _pair(1, 0), _pair((1 << 63) - 1, 0)), Code.MALFORMED),
+        "negative row count": (_forged(good, _pair(1, 0), _pair(-1, 0)), Code.MALFORMED),
+        "fixed-shape tensor of negative dimensions": (_fixed_shape_of("[-1,-8,8]"), Code.WRONG_SHAPE),
+        "fixed-shape tensor of a product over 64 bits": (_fixed_shape_of("[4294967296,4294967296]"), Code.WRONG_SHAPE),
+        "metadata version V1": (_version(good, 0), Code.MALFORMED),
+        "metadata version V6": (_version(good, 5), Code.MALFORMED),
+        "stream of before Arrow 0.15": (good.replace(good[:4], b""), Code.MALFORMED),
         "metadata of 2 GB": (good[:4] + struct.pack("<i", 0x7FFFFFF8) + good[8:], Code.MALFORMED),
         "negative metadata": (good[:4] + struct.pack("<i", -8) + good[8:], Code.MALFORMED),
         "metadata of noise": (good[:8] + b"\xab" * (head - 8) + good[head:], Code.MALFORMED),
@@ -236,6 +273,22 @@ def _fixed_shape(values: pa.Array, shape: tuple[int, ...]) -> pa.Array:
     return pa.ExtensionArray.from_storage(
         pa.fixed_shape_tensor(pa.float32(), shape), pa.FixedSizeListArray.from_arrays(values, 64)
     )
+
+
+def _fixed_shape_of(shape: str) -> bytes:
+    """A stream whose extension metadata is no writer's; pyarrow writes it under another name of the same length."""
+    about = {"ARROW:extension:name": "x" * 24, "ARROW:extension:metadata": f'{{"shape":{shape}}}'}
+    schema = pa.schema([pa.field("image", FLAT, metadata=about)])
+    batch = pa.record_batch([pa.array([[1.0] * 64], FLAT)], schema=schema)
+    return _stream(batch).replace(b"x" * 24, b"arrow.fixed_shape_tensor")
+
+
+def _version(message: bytes, version: int) -> bytes:
+    """``message`` with another version in the flatbuffer of its schema: its root table's first field."""
+    table = 8 + struct.unpack_from("<I", message, 8)[0]
+    fields = table - struct.unpack_from("<i", message, table)[0]
+    at = table + struct.unpack_from("<H", message, fields + 4)[0]
+    return message[:at] + struct.pack("<h", version) + message[at + 2 :]
 
 
 def _nest(values: pa.Array, *dims: int) -> pa.Array:
