@@ -106,13 +106,13 @@ def poison(folder: Path, name: str) -> Workload:
 
 @pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
 def test_f25_a_poison_row_in_a_full_batch(scene: MakeScene, guarantee: str, long: bool) -> None:
-    """I7: 255 answered, one dead letter; so each time."""
+    """I7: 255 answered, one dead letter; so each time. At least once, later batches may overtake the halves."""
     times = 20 if long else 4
     with scene("F25", "a poison row in a batch of 256", guarantee, workload=poison) as at:
         at.client.send(256 * times)
         at.injected(times)
         at.start()
-        verdict = at.finish(repeats=False)
+        verdict = at.finish(repeats=False, ordered=guarantee == EXACTLY)
         assert (verdict.answered, verdict.dead) == (255 * times, times)
 
 

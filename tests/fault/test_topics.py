@@ -195,6 +195,7 @@ def test_f18_dead_letters_cannot_be_written(scene: MakeScene, guarantee: str, ho
     options = {"message.timeout.ms": 500, "topic.metadata.propagation.max.ms": 500}
     with scene("F18", f"dead letters {how} by the broker", guarantee) as at:
         admin = AdminClient(quiet(at.broker))
+        worker = at.start(*ONLY, "--no-apply", kafka=options)
         if how == "refused":
             configure(admin, at.topics.dead_letters, max_message_bytes=100)
         else:
@@ -203,7 +204,6 @@ def test_f18_dead_letters_cannot_be_written(scene: MakeScene, guarantee: str, ho
         at.client.send(1, make=bad)
         at.client.send(500)
         at.injected()
-        worker = at.start(*ONLY, "--no-apply", kafka=options)
         assert worker.process.wait(60) == 1
         at.workers.remove(worker)
         told = "a dead letter or notice is refused" if how == "refused" else f"publish to {at.topics.dead_letters}"
