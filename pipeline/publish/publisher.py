@@ -256,6 +256,10 @@ class Publisher:
                 self.produce(record.topic, record.value, record.key, ANY_PARTITION, report, None, NOW, record.headers)
             except BufferError:  # librdkafka's queue is full: acknowledgements make room
                 self._producer.poll(FULL_POLL_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError._UNKNOWN_TOPIC:
+                    raise BrokerError(f"cannot publish to {record.topic}: {error.args[0].str()}") from error
+                raise
             else:
                 return
 

@@ -72,6 +72,9 @@ class Consumer:
         self.broker.on_append[self._process.name] = self._wake
         self._join()
 
+    def unsubscribe(self) -> None:
+        """Nothing to do: here `close` says goodbye whatever is assigned."""
+
     def _join(self) -> None:
         def join() -> None:
             if not self._process.dead and not self._closed:
