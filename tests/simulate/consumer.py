@@ -149,9 +149,6 @@ class Consumer:
         broker.arrive(arrived, (arrives_ns - machine.now_ns) / 1e9)
         return None
 
-    def unsubscribe(self) -> None:
-        """`close` leaves the group, whatever there is to give back."""
-
     def close(self) -> None:
         if self._process.dead:
             return
