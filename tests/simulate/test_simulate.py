@@ -81,7 +81,7 @@ def all_is_ready(held: Sequence[Outcome], prefix: int) -> tuple[list[Outcome], l
     return list(held), []
 
 
-def settled_whatever_came(self: Flight, position: int, error: object, message: object) -> None:
+def settled_whatever_came(self: Flight, error: object, message: object) -> None:
     self.arrived()
 
 
