@@ -294,9 +294,17 @@ class Intake(Service):
         if not self._commits or now_s < self._commit_due_s or self._committing is not None:
             return
         self._commit_due_s = now_s + self.limits.commit_interval_ms / 1000
-        if self._is_member(consumer) and (offsets := self.ledger.committable()):
+        if offsets := self._committable(consumer, None):
             self._committing = offsets
             consumer.commit(offsets=_as_list(offsets), asynchronous=True)
+
+    def _committable(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey] | None) -> Offsets:
+        """What to commit at once: nothing by one thrown out, which a group without members takes, even backwards."""
+        offsets = self.ledger.committable(keys)
+        if offsets and consumer.consumer_group_metadata() == self._nobody:
+            self.ledger.forget_commit(offsets)
+            return {}
+        return offsets
 
     def _on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         """Outcome of an asynchronous commit; called from a poll."""
@@ -310,7 +318,7 @@ class Intake(Service):
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
     def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        offsets = self.ledger.committable(keys) if self._commits and self._is_member(consumer) else {}
+        offsets = self._committable(consumer, keys) if self._commits else {}
         if not offsets:
             return
         try:
@@ -320,10 +328,6 @@ class Intake(Service):
             return
         failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
-
-    def _is_member(self, consumer: ConsumerLike) -> bool:
-        """Whether it has not been thrown out: nobody's commit to a group without members is taken, even backwards."""
-        return bool(consumer.consumer_group_metadata() != self._nobody)
 
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 
