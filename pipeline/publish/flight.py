@@ -39,6 +39,11 @@ class Flight:
         if self.left == 0:
             self.landed(self)
 
+    def too_large(self, position: int, error: KafkaError) -> None:
+        """A record that the broker will never take; it is settled by that."""
+        self.refused(position, error.str())
+        self.arrived()
+
     def delivered(self, error: KafkaError | None, message: Message) -> None:
         """A record's delivery report; called for every record of the worker, so `arrived` is written out."""
         if error is not None:

@@ -98,7 +98,7 @@ class Predictions:
         except KafkaException as error:
             if not is_too_large(error.args[0]):
                 raise
-            self._undelivered_alone(run, position, error.args[0], None)
+            run.refuse(position, error.args[0].str())
             self._emit_rejection(run, position)
 
     def _emit_rejection(self, run: _Encoded, position: int) -> None:
@@ -112,10 +112,10 @@ class Predictions:
             run.suspects.update(positions_of([(error, message)], records))
 
     @staticmethod
-    def _undelivered_alone(run: _Encoded, position: int, error: KafkaError | None, message: Message | None) -> None:
+    def _undelivered_alone(run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
         """It is too large by itself: its request becomes a dead letter."""
         if error is not None and is_too_large(error):
-            run.refused[position] = run.too_large(position, error.str())
+            run.refuse(position, error.str())
 
     def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
         """Headers only some requests ask for: their stages, and the trace that goes on."""
@@ -180,7 +180,7 @@ class Predictions:
 
     def _refuse(self, run: _Encoded, position: int, reason: str) -> None:
         """A prediction the broker will never take becomes a dead letter of its request."""
-        why = run.refused[position] = run.too_large(position, reason)
+        why = run.refuse(position, reason)
         self._publisher.reject(self._model, "publish", run.chunk, [(run.indices[position], why)])
 
     def _settle(self, run: _Encoded) -> None:
@@ -253,10 +253,11 @@ class _Encoded:
         span = self._span()
         return column[span] if isinstance(span, slice) else [column[index] for index in span]
 
-    def too_large(self, position: int, reason: str) -> BadRequest:
-        """Why a prediction is a dead letter instead."""
+    def refuse(self, position: int, reason: str) -> BadRequest:
+        """Note and return why a prediction is a dead letter instead."""
         size = len(self.values[position])
-        return BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
+        why = self.refused[position] = BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
+        return why
 
     def doubts(self) -> int:
         """How many of its predictions are known to be too large, or suspected."""

@@ -296,15 +296,13 @@ class Publisher:
         except KafkaException as error:
             if not is_too_large(error.args[0]):
                 raise
-            self._delivered_alone(flight, position, error.args[0], None)
+            flight.too_large(position, error.args[0])
 
     @staticmethod
-    def _delivered_alone(flight: Flight, position: int, error: KafkaError | None, message: Message | None) -> None:
+    def _delivered_alone(flight: Flight, position: int, error: KafkaError | None, message: Message) -> None:
         if error is not None and is_too_large(error):
-            flight.refused(position, error.str())
-            flight.arrived()
+            flight.too_large(position, error)
         else:
-            assert message is not None
             flight.delivered(error, message)
 
     def flight(
