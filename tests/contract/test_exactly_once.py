@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED
-from tests.contract.test_flow import LINEAR, linear_requests, renamed
+from tests.contract.test_flow import LINEAR, in_small_batches, linear_requests, renamed
 from tests.contract.worker import Worker, committed, end_offset, read_all, send
 from tests.hostile.cases import good_request, hostile_cases
 from topics.names import topics_of
@@ -22,18 +22,19 @@ def test_kill_9_five_times_repeats_and_loses_nothing(
 ) -> None:
     """F1: predictions and offsets are in one transaction, so the killed worker's open one is never seen."""
     models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    in_small_batches(models, name)
     topics, group, count = topics_of(name), topic("group"), 100_000
     options = (*EXACTLY, "--instance-id", "only")
     with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log"):
         pass
-    for part in range(5):
-        send(broker.bootstrap, topics.requests, linear_requests(count // 5))
+    send(broker.bootstrap, topics.requests, linear_requests(count))
+    for _ in range(5):
         with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
             before = end_offset(broker.bootstrap, topics.predictions)
             while end_offset(broker.bootstrap, topics.predictions) < before + 3_000:
                 time.sleep(0.005)
             worker.kill()
-            assert committed(broker.bootstrap, group, topics.requests) < (part + 1) * count // 5, "killed too late"
+            assert committed(broker.bootstrap, group, topics.requests) < count, "killed too late"
     with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
         outcomes = read_all(broker.bootstrap, topics, count, timeout_s=120)
         assert worker.stop() == 0
