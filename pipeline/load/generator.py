@@ -43,7 +43,7 @@ class Sent:
 
 
 class Answers(threading.Thread):
-    """Reads the predictions topic from its present end and notes when each answer came."""
+    """Reads the predictions topic from its present end and notes when each answer came, or was committed."""
 
     def __init__(self, broker: str, topic: str, count: int) -> None:
         super().__init__(name="answers", daemon=True)
@@ -52,7 +52,7 @@ class Answers(threading.Thread):
         self.error: KafkaException | None = None
         self._open = count
         self._ended = threading.Event()
-        self._consumer = Connection(broker).consumer()
+        self._consumer = Connection(broker).consumer(isolation_level="read_committed")
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         self._consumer.assign(
             [

@@ -25,7 +25,7 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW, RAW
 
-__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "checker", "raw_throughput"]
+__all__ = ["ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
 
 WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
@@ -70,7 +70,9 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
     def contestant(name: str, module: str, arguments: Callable[[Lane], list[str]], messages: int) -> Contestant:
         def run(number: int) -> Figures:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
-                answers, cpu_s = _answer(lane, module, arguments(lane), messages, RAW, rows=1, distinct=4096)
+                answers, cpu_s = answer(
+                    lane, module, arguments(lane), lane.published(), messages, RAW, rows=1, distinct=4096
+                )
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")
@@ -104,22 +106,33 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
 
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
-            answers, cpu_s = _answer(
-                lane, "pipeline.cli", lane.serve_arguments(), work.requests, ARROW, work.rows, distinct
+            arguments, published = lane.serve_arguments(), lane.published()
+            answers, cpu_s = answer(
+                lane, "pipeline.cli", arguments, published, work.requests, ARROW, work.rows, distinct
             )
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
 
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
 
 
-def _answer(
-    lane: Lane, module: str, arguments: list[str], count: int, content_type: str, rows: int, distinct: int
+def answer(
+    lane: Lane,
+    module: str,
+    arguments: list[str],
+    answers: Callable[[], int],
+    count: int,
+    content_type: str,
+    rows: int,
+    distinct: int,
 ) -> tuple[Readback, float]:
-    """Preload, run the contestant until all is answered, stop it, check every answer; also the CPU seconds of one."""
+    """Preload, run the contestant until all is answered, stop it, check every answer; also the CPU seconds of one.
+
+    ``answers`` asks how many there are.
+    """
     lane.preload(count, content_type, rows=rows, distinct=distinct)
     predictions = lane.model.topics.predictions
     with Process(module, arguments, lane.folder / "log") as process:
-        cpu_s = wait_for_answers(lane.admin, predictions, lane.partitions, count, process, WARMUP)
+        cpu_s = wait_for_answers(answers, count, process, WARMUP)
         process.stop()
     right = checker(lane.model, content_type, rows, distinct)
     return read_back(lane.broker, predictions, lane.partitions, count, right), cpu_s
