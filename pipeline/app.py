@@ -183,8 +183,9 @@ class Flow(Service):
     @Service.timer(WATCH_S)
     async def _watch(self) -> None:
         """End a worker one of whose threads is in a call that does not return: another can go on."""
-        if self.device.busy_s() * 1000 > self._settings.limits.compute_ms_max:
-            self.fail(BackendError(f"a batch has not ended within {self._settings.limits.compute_ms_max} ms"))
+        compute_ms_max = self._settings.limits.compute_ms_max
+        if max(self.device.busy_s(), self.publisher.waiting_s()) * 1000 > compute_ms_max:
+            self.fail(BackendError(f"a batch has not ended within {compute_ms_max} ms"))
         elif self.publisher.overdue():
             self.fail(BrokerError("a transaction's call does not return"))
 
@@ -192,8 +193,9 @@ class Flow(Service):
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        self.device.stop(FLUSH_S if self.crashed else None)
-        self.publisher.stop(FLUSH_S)
+        # The intake has drained by now: what still runs was given back, and nobody may publish it.
+        ended = self.publisher.stop(FLUSH_S)
+        self.device.stop(FLUSH_S, close=ended)
         self.observer.shutdown()
 
     def _publish(self, lane: Lane, batch: Batch) -> None:

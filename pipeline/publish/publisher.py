@@ -75,6 +75,7 @@ class Publisher:
         self._limits = limits
         self._fail = fail
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._waiting_since_ns: int | None = None  # in a backend's `wait`
         self.flights = 0  # not settled: acknowledgements are due
         self._thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
 
@@ -96,25 +97,36 @@ class Publisher:
         """Start the completion thread."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread."""
+    def stop(self, timeout_s: float) -> bool:
+        """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread.
+
+        False where the thread is in a call that does not return, and is left behind.
+        """
         self._queue.put(None)
         while self._thread.is_alive():
             self._thread.join(JOIN_S)
             if self.overdue():
-                log.error("a transaction's call does not return: the worker ends without it")
-                return
+                log.error("the completion thread is in a call that does not return and is left behind")
+                return False
         try:
             left = self._producer.flush(timeout_s)
         except (BrokerError, KafkaException) as error:  # told only now: the rest has to stop too
             log.warning("while stopping: %s", error)
-            return
+            return True
         if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+        return True
+
+    def waiting_s(self) -> float:
+        """For how long the completion thread has been waiting for a batch's outputs. Any thread."""
+        since_ns = self._waiting_since_ns
+        return 0.0 if since_ns is None else (self.clock.now_ns() - since_ns) / 1e9
 
     def overdue(self) -> bool:
         """Whether the completion thread is in a call that does not return. Any thread."""
-        return self.transactions is not None and self.transactions.overdue()
+        return self.waiting_s() * 1000 > self._limits.compute_ms_max or (
+            self.transactions is not None and self.transactions.overdue()
+        )
 
     # --- the completion thread -------------------------------------------------------------------------------------
 
@@ -132,6 +144,8 @@ class Publisher:
                 self._producer.poll(0)
                 if self.transactions is not None:
                     self.transactions.turn(idle=self._queue.empty())
+        except SluiceError as error:  # the world's: told in one line when the worker has ended
+            self._fail(error)
         except BaseException as error:
             self._fail(error)
             raise
@@ -140,10 +154,12 @@ class Publisher:
         assert batch.slot is not None
         error = batch.error
         if error is None:
+            self._waiting_since_ns = self.clock.now_ns()
             try:
                 lane.backend.wait(batch.slot)
             except SluiceError as raised:
                 error = raised
+            self._waiting_since_ns = None
         if lane.backend.asynchronous:
             batch.computed_ns = self.clock.now_ns()
         if error is not None:

@@ -16,9 +16,6 @@ from tests.unit.publish.test_predictions import RAW_HEADERS, raw, release, reque
 from topics.codes import BadRequest, Code
 from topics.records import Status, Terminal
 
-# A thread that fails the worker also ends with the error, for whoever reads its traceback.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-
 BAD = b"seven b"
 
 
