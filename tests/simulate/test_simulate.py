@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.admit import Duplicates
 from pipeline.commit import Ledger, Offsets
 from pipeline.commit.ledger import Tracked, _Partition
 from pipeline.publish import Publisher, Transactions, publisher, transactions
@@ -99,6 +100,13 @@ def as_they_lie(parts: Any, key: object) -> list[Any]:
     return list(parts)
 
 
+def whosever_it_is(self: Duplicates, seen: object, deadline_ms: object) -> bool:
+    return True
+
+
+def remembered_for_good(self: Duplicates, chunk: object, index: int, headers: object) -> None: ...
+
+
 def wrapping(owner: Any, name: str, mutant: Callable[..., Any]) -> Callable[..., Any]:
     real = getattr(owner, name)
     return lambda *args, **kwargs: mutant(real, *args, **kwargs)
@@ -119,6 +127,8 @@ MUTANTS: dict[str, tuple[Any, str, Any, str]] = {
         wrapping(Window, "_pump", nobody_has_room),
         "hangs",
     ),
+    "a request of a lost assignment has duplicates": (Duplicates, "_counts", whosever_it_is, "I[12]"),
+    "a request that expired has duplicates": (Duplicates, "forget", remembered_for_good, "I[12]"),
     "a large request is published behind those after it": (publisher, "sorted", as_they_lie, "order"),
 }
 
