@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
-from threading import Lock
 from typing import NamedTuple
 
 from pipeline.admit.headers import RequestHeaders
@@ -53,7 +53,7 @@ class Duplicates:
         self._requests_max = requests_max
         self._ledger = ledger
         self._clock = clock
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._seen: OrderedDict[bytes, _Seen] = OrderedDict()  # by digest, the oldest first
         self._told = False
 
