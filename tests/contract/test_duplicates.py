@@ -28,7 +28,7 @@ def send(broker: str, topics: Topics, requests: Iterable[tuple[str, int, int]]) 
     """Requests as (id, which row, partition), each acknowledged by the broker."""
     producer, count = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 5}), 0
     for name, row, partition in requests:
-        headers = [("content-type", RAW.encode()), ("request-id", name.encode())]
+        headers: list[tuple[str, str | bytes | None]] = [("content-type", RAW), ("request-id", name)]
         producer.produce(topics.requests, ROWS[row % 1000].tobytes(), partition=partition, headers=headers)
         count += 1
     assert producer.flush(60) == 0

@@ -79,7 +79,9 @@ def request_of(
 def twin_of(random: Random, other: Request, partition: int, offset: int, unix_ms: float) -> Request:
     """The same id and body once more, anywhere; what may be late has a deadline of its own, or none."""
     message, kind, deadline_ms = other.message, other.kind, 0.0
-    headers = [each for each in message.headers() or () if each[0] != "deadline-ms"]
+    headers: list[tuple[str, str | bytes | None]] = [
+        (each[0], each[1]) for each in message.headers() or () if each[0] != "deadline-ms"
+    ]
     if kind in ("plain", "late"):
         kind = random.choice(["plain", "late"])
         if kind == "late":

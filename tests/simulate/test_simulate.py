@@ -104,9 +104,6 @@ def whosever_it_is(self: Duplicates, seen: object, deadline_ms: object) -> bool:
     return True
 
 
-def remembered_for_good(self: Duplicates, chunk: object, index: int, headers: object) -> None: ...
-
-
 def wrapping(owner: Any, name: str, mutant: Callable[..., Any]) -> Callable[..., Any]:
     real = getattr(owner, name)
     return lambda *args, **kwargs: mutant(real, *args, **kwargs)
@@ -128,7 +125,6 @@ MUTANTS: dict[str, tuple[Any, str, Any, str]] = {
         "hangs",
     ),
     "a request of a lost assignment has duplicates": (Duplicates, "_counts", whosever_it_is, "I[12]"),
-    "a request that expired has duplicates": (Duplicates, "forget", remembered_for_good, "I[12]"),
     "a large request is published behind those after it": (publisher, "sorted", as_they_lie, "order"),
 }
 
