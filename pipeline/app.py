@@ -16,7 +16,7 @@ import faust
 from faust.types import StreamT
 from mode import Service
 
-from pipeline.admit import Admission
+from pipeline.admit import Admission, Duplicates
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import BackendError, BrokerError, ConfigError
@@ -90,6 +90,9 @@ class Flow(Service):
                 limits=settings.limits,
                 clock=clock,
             )
+        self._duplicates = None
+        if (window_s := settings.answer_once_within_s) is not None:
+            self._duplicates = Duplicates(window_s, settings.limits.remembered_requests_max, ledger=ledger, clock=clock)
         self.publisher = Publisher(
             producer,
             ledger=ledger,
@@ -97,6 +100,7 @@ class Flow(Service):
             limits=settings.limits,
             fail=self.fail,
             transactions=self._transactions,
+            duplicates=self._duplicates,
             clock=clock,
         )
 
@@ -131,6 +135,8 @@ class Flow(Service):
             settings.limits,
             settings.request_limits,
             reject=partial(self.publisher.reject, model, "admit"),
+            duplicates=self._duplicates,
+            pass_over=partial(self.publisher.pass_over, model),
             clock=self._clock,
         )
         window = Window(

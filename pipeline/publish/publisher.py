@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from pipeline.admit import Admitted, Duplicates
 from pipeline.commit import Ledger
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import BackendError, BrokerError, SluiceError
@@ -64,6 +65,7 @@ class Publisher:
         limits: Limits,
         fail: Callable[[BaseException], None],
         transactions: Transactions | None = None,
+        duplicates: Duplicates | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.transactions = transactions
@@ -74,6 +76,7 @@ class Publisher:
         self.ledger = ledger
         self._limits = limits
         self._fail = fail
+        self._duplicates = duplicates
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._waiting_since_ns: int | None = None  # in a backend's `wait`
         self.flights = 0  # not settled: acknowledgements are due
@@ -92,6 +95,10 @@ class Publisher:
     def expire(self, model: Model, late: Sequence[Late]) -> None:
         """Requests past their deadline. Any thread."""
         self._queue.put(partial(self._expire, model, late))
+
+    def pass_over(self, model: Model, chunk: Chunk, indices: Sequence[int]) -> None:
+        """Duplicates of requests that have their outcome, or will: they are finished without one. Any thread."""
+        self._queue.put(partial(self._pass_over, model, chunk, indices))
 
     def start(self) -> None:
         """Start the completion thread."""
@@ -205,6 +212,7 @@ class Publisher:
                 if part.joined.failed:
                     return
                 part.joined.failed = True
+            self.forget(admitted, [request])
             reason = BadRequest(Code.MODEL_FAILED, str(error))
             self._reject(model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
 
@@ -222,6 +230,7 @@ class Publisher:
             chunk = admitted.chunk
             if not self.ledger.is_current(chunk):
                 continue
+            self.forget(admitted, requests)
             indices = [admitted.indices[request] for request in requests]
             records = [
                 Record(
@@ -234,6 +243,17 @@ class Publisher:
             ]
             settle = partial(self._finish, chunk, indices, model, self.observer.expired)
             self._send_all(chunk, indices, records, settle, self._terminal_refused)
+
+    def _pass_over(self, model: Model, chunk: Chunk, indices: Sequence[int]) -> None:
+        if self.ledger.is_current(chunk):
+            settle = partial(self._finish, chunk, indices, model, self.observer.duplicate)
+            self._send_all(chunk, indices, [], settle, self._terminal_refused)
+
+    def forget(self, admitted: Admitted, requests: Sequence[int]) -> None:
+        """Requests that get no prediction have no duplicates."""
+        if self._duplicates is not None:
+            for request in requests:
+                self._duplicates.forget(admitted.chunk, admitted.indices[request], admitted.headers(request))
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
         count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)
