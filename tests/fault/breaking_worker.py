@@ -19,7 +19,7 @@ import confluent_kafka
 import pipeline.intake.consumer
 import pipeline.publish.producer
 from pipeline.cli.main import main
-from pipeline.core.errors import BackendError
+from pipeline.core.errors import BackendError, DeviceLostError
 from pipeline.infer.backends.onnxruntime import OnnxRuntime
 
 MODULE = "tests.fault.breaking_worker"
@@ -46,7 +46,8 @@ def hang() -> None:
 
 
 HOW: dict[str, Callable[[], None]] = {"die": die, "crash": crash, "hang": hang} | {
-    error.__name__: raising(error) for error in (RuntimeError, MemoryError, BackendError, SystemExit, KeyboardInterrupt)
+    error.__name__: raising(error)
+    for error in (RuntimeError, MemoryError, BackendError, DeviceLostError, SystemExit, KeyboardInterrupt)
 }
 
 
