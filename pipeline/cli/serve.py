@@ -47,6 +47,14 @@ InstanceId = Annotated[
     str | None,
     typer.Option(envvar="SLUICE_INSTANCE_ID", help="Static membership: unique in the group, kept over restarts."),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda:N",
+        envvar="SLUICE_DEVICE",
+        help="Where models run: auto is the GPU for those of TensorRT, if there is one; one process per GPU.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="Of one run of a model; by default what suits the machine.", min=1)]
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given.")
@@ -69,6 +77,7 @@ def serve(
     apply: Apply = True,
     partitions: Partitions = None,
     instance_id: InstanceId = None,
+    device: DeviceOption = "auto",
     threads: Threads = None,
     kafka: KafkaOption = None,
     kafka_config: KafkaConfigOption = None,
@@ -85,6 +94,7 @@ def serve(
     For instance: sluice serve --models ./models --broker localhost:9092 --group vision
     """
     from pipeline.core.settings import Settings
+    from pipeline.infer.placement import placed
     from pipeline.models import BUNDLED, load_repository
 
     hide_url(otlp_endpoint or "")
@@ -97,10 +107,13 @@ def serve(
         offset_reset=from_,
         instance_id=instance_id,
         kafka=kafka_of(kafka, kafka_config),
+        device=device,
         threads=threads,
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)
+    for model in loaded:
+        placed(model, settings.device)  # what has no device is told before Kafka is asked for anything
     _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:

@@ -1,0 +1,65 @@
+"""Which device runs a model: ``auto``, ``cpu`` or ``cuda:N``, and the backend that runs it there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pipeline.core.errors import BackendError
+from pipeline.infer.backend import Backend
+from pipeline.infer.backends import backend_for
+from pipeline.infer.backends.tensorrt import TensorRt, find_tensorrt
+from pipeline.infer.cuda import Gpus, look_for_gpus
+from pipeline.models import Model
+
+__all__ = ["gpu_of", "place", "placed"]
+
+log = logging.getLogger(__name__)
+
+CPU, GPU = "onnxruntime", "tensorrt"
+"""Backends that run the same ONNX file, the one on the CPU and the other on a GPU."""
+
+
+def gpu_of(device: str, gpus: Gpus) -> int:
+    """The number of the GPU that ``cuda:N`` names. Raises `BackendError` where it is not there."""
+    number = int(device.partition(":")[2])
+    if not gpus.found:
+        raise BackendError(f"--device {device}: {gpus.reason}")
+    if number >= len(gpus.found):
+        there = ", ".join(f"{gpu.device} ({gpu.name})" for gpu in gpus.found)
+        raise BackendError(f"--device {device}: there is none; there are: {there}")
+    return number
+
+
+def place(
+    backend: str,
+    device: str,
+    *,
+    look: Callable[[], Gpus] = look_for_gpus,
+    tensorrt: Callable[[], str | None] = find_tensorrt,
+) -> tuple[str, int | None]:
+    """The backend that runs a model of ``backend`` when it is told ``device``, and the number of its GPU, if any.
+
+    ``cpu`` has ONNX Runtime run what TensorRT would, ``cuda:N`` the reverse, or says in a `BackendError` why not. With
+    ``auto`` a model of TensorRT has the first GPU, and the CPU where there is none; any other model stays where it is.
+    """
+    if device == "cpu" or (device == "auto" and backend != GPU):
+        return (CPU if backend == GPU else backend), None
+    gpus = look()
+    if device == "auto":
+        if gpus.found and tensorrt():
+            return GPU, 0
+        log.warning("no GPU, ONNX Runtime runs on the CPU: %s", gpus.reason or "TensorRT is not installed")
+        return CPU, None
+    number = gpu_of(device, gpus)
+    if backend not in (CPU, GPU):
+        raise BackendError(f"--device {device}: backend {backend!r} does not run there")
+    if not tensorrt():
+        raise BackendError(f"--device {device}: TensorRT is not installed: pip install 'sluice[gpu]'")
+    return GPU, number
+
+
+def placed(model: Model, device: str) -> Backend:
+    """An unloaded backend for the model on that device. Raises `BackendError`."""
+    name, number = place(model.manifest.backend, device)
+    return backend_for(name) if number is None else TensorRt(number)
