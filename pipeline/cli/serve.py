@@ -94,7 +94,7 @@ def serve(
     For instance: sluice serve --models ./models --broker localhost:9092 --group vision
     """
     from pipeline.core.settings import Settings
-    from pipeline.infer.placement import placed
+    from pipeline.infer.placement import place
     from pipeline.models import BUNDLED, load_repository
 
     hide_url(otlp_endpoint or "")
@@ -113,7 +113,7 @@ def serve(
     )
     loaded = load_repository(models or BUNDLED)
     for model in loaded:
-        placed(model, settings.device)  # what has no device is told before Kafka is asked for anything
+        place(model.manifest.backend, settings.device)  # what has no device is told before Kafka is asked for anything
     _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from pipeline.core.errors import BackendError
 from pipeline.infer.backend import Backend
@@ -12,7 +13,7 @@ from pipeline.infer.backends.tensorrt import TensorRt, find_tensorrt
 from pipeline.infer.cuda import Gpus, look_for_gpus
 from pipeline.models import Model
 
-__all__ = ["gpu_of", "place", "placed"]
+__all__ = ["Place", "gpu_of", "place", "placed"]
 
 log = logging.getLogger(__name__)
 
@@ -31,35 +32,45 @@ def gpu_of(device: str, gpus: Gpus) -> int:
     return number
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model runs: in which backend, on which GPU if on one, and why not on a GPU if it would have been."""
+
+    backend: str
+    gpu: int | None = None
+    why: str = ""
+
+
 def place(
     backend: str,
     device: str,
     *,
     look: Callable[[], Gpus] = look_for_gpus,
     tensorrt: Callable[[], str | None] = find_tensorrt,
-) -> tuple[str, int | None]:
-    """The backend that runs a model of ``backend`` when it is told ``device``, and the number of its GPU, if any.
+) -> Place:
+    """Where a model of ``backend`` runs when it is told ``device``.
 
     ``cpu`` has ONNX Runtime run what TensorRT would, ``cuda:N`` the reverse, or says in a `BackendError` why not. With
     ``auto`` a model of TensorRT has the first GPU, and the CPU where there is none; any other model stays where it is.
     """
     if device == "cpu" or (device == "auto" and backend != GPU):
-        return (CPU if backend == GPU else backend), None
+        return Place(CPU if backend == GPU else backend)
     gpus = look()
     if device == "auto":
         if gpus.found and tensorrt():
-            return GPU, 0
-        log.warning("no GPU, ONNX Runtime runs on the CPU: %s", gpus.reason or "TensorRT is not installed")
-        return CPU, None
+            return Place(GPU, 0)
+        return Place(CPU, why=gpus.reason or "TensorRT is not installed")
     number = gpu_of(device, gpus)
     if backend not in (CPU, GPU):
         raise BackendError(f"--device {device}: backend {backend!r} does not run there")
     if not tensorrt():
         raise BackendError(f"--device {device}: TensorRT is not installed: pip install 'sluice[gpu]'")
-    return GPU, number
+    return Place(GPU, number)
 
 
 def placed(model: Model, device: str) -> Backend:
     """An unloaded backend for the model on that device. Raises `BackendError`."""
-    name, number = place(model.manifest.backend, device)
-    return backend_for(name) if number is None else TensorRt(number)
+    where = place(model.manifest.backend, device)
+    if where.why:
+        log.warning("%s runs in ONNX Runtime on the CPU: %s", model.label, where.why)
+    return backend_for(where.backend) if where.gpu is None else TensorRt(where.gpu)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import tensorrt_rtx
+import tensorrt_rtx_bindings as trt
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.main import app
@@ -18,34 +18,35 @@ from pipeline.infer import placement
 from pipeline.infer.backends import tensorrt
 from pipeline.infer.backends.tensorrt import TensorRt
 from pipeline.infer.cuda import CudaBindings, Gpu, Gpus, look_for_gpus, probe
-from pipeline.infer.placement import place, placed
+from pipeline.infer.placement import Place, place, placed
 from pipeline.models import BUNDLED, load_repository
 from tests.unit.infer.tensorrt.networks import network
 
 TWO = Gpus(tuple(Gpu(number, f"NVIDIA Test {number}", "9.0", 80 << 30, "13.1", "13.5") for number in (0, 1)))
+WITHOUT = Place("onnxruntime", why="TensorRT is not installed")
 NONE = Gpus((), "no CUDA driver")
 
 
 @pytest.mark.parametrize(
     ("backend", "device", "gpus", "where"),
     [
-        ("onnxruntime", "auto", TWO, ("onnxruntime", None)),
-        ("onnxruntime", "cpu", TWO, ("onnxruntime", None)),
-        ("onnxruntime", "cuda:1", TWO, ("tensorrt", 1)),
-        ("tensorrt", "auto", TWO, ("tensorrt", 0)),
-        ("tensorrt", "auto", NONE, ("onnxruntime", None)),
-        ("tensorrt", "cpu", TWO, ("onnxruntime", None)),
-        ("tensorrt", "cuda:0", TWO, ("tensorrt", 0)),
-        ("openvino", "cpu", TWO, ("openvino", None)),
-        ("openvino", "auto", NONE, ("openvino", None)),
+        ("onnxruntime", "auto", TWO, Place("onnxruntime")),
+        ("onnxruntime", "cpu", TWO, Place("onnxruntime")),
+        ("onnxruntime", "cuda:1", TWO, Place("tensorrt", 1)),
+        ("tensorrt", "auto", TWO, Place("tensorrt", 0)),
+        ("tensorrt", "auto", NONE, Place("onnxruntime", why="no CUDA driver")),
+        ("tensorrt", "cpu", TWO, Place("onnxruntime")),
+        ("tensorrt", "cuda:0", TWO, Place("tensorrt", 0)),
+        ("openvino", "cpu", TWO, Place("openvino")),
+        ("openvino", "auto", NONE, Place("openvino")),
     ],
 )
-def test_where_a_model_runs(backend: str, device: str, gpus: Gpus, where: tuple[str, int | None]) -> None:
+def test_where_a_model_runs(backend: str, device: str, gpus: Gpus, where: Place) -> None:
     assert place(backend, device, look=lambda: gpus, tensorrt=lambda: "tensorrt") == where
 
 
 def test_without_tensorrt_auto_is_the_cpu_and_a_gpu_is_refused() -> None:
-    assert place("tensorrt", "auto", look=lambda: TWO, tensorrt=lambda: None) == ("onnxruntime", None)
+    assert place("tensorrt", "auto", look=lambda: TWO, tensorrt=lambda: None) == WITHOUT
     with pytest.raises(BackendError, match="TensorRT is not installed: pip install"):
         place("tensorrt", "cuda:0", look=lambda: TWO, tensorrt=lambda: None)
 
@@ -64,7 +65,7 @@ def test_what_cannot_be_is_refused_in_a_line(backend: str, device: str, gpus: Gp
 
 
 def test_a_backend_is_made_for_the_gpu_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement, "place", lambda backend, device: ("tensorrt", 1))
+    monkeypatch.setattr(placement, "place", lambda backend, device: Place("tensorrt", 1))
     backend = placed(load_repository(BUNDLED)[0], "cuda:1")
     assert isinstance(backend, TensorRt)
     assert backend._device == 1
@@ -84,7 +85,7 @@ def test_an_engine_is_built_ahead_and_found_again(tmp_path: Path, monkeypatch: p
     network(tmp_path, rows_max=1)
     monkeypatch.setenv("SLUICE_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr("pipeline.infer.cuda.look_for_gpus", lambda: TWO)
-    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda: tensorrt_rtx)
+    monkeypatch.setattr(tensorrt, "load_tensorrt", lambda: trt)
     used: list[int] = []
     monkeypatch.setattr(CudaBindings, "use", lambda self, device: used.append(device))
     options = ("float32", "--models", tmp_path / "models", "--device", "cuda:1", "--json")

@@ -15,7 +15,8 @@ __all__ = ["TensorRtLog", "find_tensorrt", "load_tensorrt", "log_of"]
 
 log = logging.getLogger(__name__)
 
-NAMES = ("tensorrt", "tensorrt_rtx")  # the same interface; the second is for workstations, and builds without a GPU
+# The same interface; the second is the edition for workstations, which also builds where there is no GPU.
+NAMES = ("tensorrt", "tensorrt_rtx_bindings")
 KEPT = 8  # of the last errors, for the one line that is told
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tensorrt_rtx
+import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper
 
 from pipeline.core.errors import BackendError, ModelError
@@ -22,7 +22,7 @@ from topics.signature import Signature, Tensor
 
 
 def build(model: Model, **options: Any) -> tuple[bytes, bytes]:
-    return build_plan(tensorrt_rtx, model, *read_content(model), **options)
+    return build_plan(trt, model, *read_content(model), **options)
 
 
 class Recorder:
@@ -32,21 +32,19 @@ class Recorder:
         self.profiles: list[Any] = []
         self.flags: list[Any] = []
         self.network: Any = None
-        recorder, real = self, tensorrt_rtx.Builder
+        recorder, real = self, trt.Builder
 
-        class Builder(tensorrt_rtx.Builder):  # type: ignore[misc] # of a module without types
+        class Builder(trt.Builder):  # type: ignore[misc] # of a module without types
             def build_serialized_network(self, network: Any, config: Any) -> Any:
                 recorder.network = network
-                recorder.flags = [
-                    flag for flag in tensorrt_rtx.BuilderFlag.__members__.values() if config.get_flag(flag)
-                ]
+                recorder.flags = [flag for flag in trt.BuilderFlag.__members__.values() if config.get_flag(flag)]
                 return real.build_serialized_network(self, network, config)
 
             def create_optimization_profile(self) -> Any:
                 recorder.profiles.append(real.create_optimization_profile(self))
                 return recorder.profiles[-1]
 
-        monkeypatch.setattr(tensorrt_rtx, "Builder", Builder)
+        monkeypatch.setattr(trt, "Builder", Builder)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_an_engine_is_built_in_the_types_that_the_onnx_says(
     built = recorder.network
     layers = [built.get_layer(index) for index in range(built.num_layers)]
     assert {layer.get_output(0).dtype.name for layer in layers} - {"INT64"} == types  # shapes are int64
-    assert built.get_flag(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert built.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def test_every_bucket_has_a_profile_of_just_its_size_and_float32_is_no_tf32(
@@ -71,15 +69,15 @@ def test_every_bucket_has_a_profile_of_just_its_size_and_float32_is_no_tf32(
     build(network(tmp_path, rows_max=4))
     shapes = [[tuple(shape) for shape in profile.get_shape("x")] for profile in recorder.profiles]
     assert shapes == [[(bucket, 8)] * 3 for bucket in (1, 2, 3, 4)]
-    assert tensorrt_rtx.BuilderFlag.TF32 not in recorder.flags
-    assert tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION in recorder.flags
+    assert trt.BuilderFlag.TF32 not in recorder.flags
+    assert trt.BuilderFlag.REQUIRE_USER_ALLOCATION in recorder.flags
 
 
 def test_external_data_is_what_was_verified_and_not_what_lies_on_disk(tmp_path: Path) -> None:
     model = good_model(tmp_path / "models", tmp_path, rows_max=1)
     content = read_content(model)
     (model.path / "data" / "w.bin").unlink()
-    assert build_plan(tensorrt_rtx, model, *content)[0]
+    assert build_plan(trt, model, *content)[0]
 
 
 def test_progress_tells_the_phase_and_how_far_the_whole_is(tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_a_node_with_a_name_is_named(tmp_path: Path) -> None:
     )
     model = add_model(tmp_path / "models", graphs.add(tmp_path / "plus.onnx"), rows_max=1)
     with pytest.raises(BackendError, match=r"node the-bad-one \(Conjure\)"):
-        build_plan(tensorrt_rtx, model, path.read_bytes(), {})
+        build_plan(trt, model, path.read_bytes(), {})
 
 
 @pytest.mark.parametrize(
@@ -131,4 +129,4 @@ def test_a_model_that_is_not_as_declared_is_refused(signature: Any, tmp_path: Pa
     other = signature(*model.signature.inputs, *model.signature.outputs)
     content = read_content(model)
     with pytest.raises(ModelError, match="declares"):
-        build_plan(tensorrt_rtx, Model(replace(model.manifest, signature=other), model.path), *content)
+        build_plan(trt, Model(replace(model.manifest, signature=other), model.path), *content)

@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import NonCallableMock, call
 
 import pytest
-import tensorrt_rtx
+import tensorrt_rtx_bindings as trt
 
 from pipeline.core.errors import BackendError
 from pipeline.infer.backends.tensorrt.engine import TensorRtEngine
@@ -21,20 +21,20 @@ class Runtime:
     """TensorRT's, of one engine that makes one context; all their calls are kept."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
-        self.context = NonCallableMock(spec_set=tensorrt_rtx.IExecutionContext)
+        self.context = NonCallableMock(spec_set=trt.IExecutionContext)
         self.context.infer_shapes.return_value = []
         self.context.get_tensor_shape.side_effect = lambda name: {"y": (8, 2), "half": (8,)}[name]
-        self.engine = NonCallableMock(spec_set=tensorrt_rtx.ICudaEngine, device_memory_size_v2=512)
+        self.engine = NonCallableMock(spec_set=trt.ICudaEngine, device_memory_size_v2=512)
         self.engine.create_execution_context.return_value = self.context
-        self.runtime = NonCallableMock(spec_set=tensorrt_rtx.Runtime)
+        self.runtime = NonCallableMock(spec_set=trt.Runtime)
         self.runtime.deserialize_cuda_engine.return_value = self.engine
         for name, value in answers.items():
-            of = self.context if hasattr(tensorrt_rtx.IExecutionContext, name) else self.engine
+            of = self.context if hasattr(trt.IExecutionContext, name) else self.engine
             setattr(getattr(of, name), "side_effect" if isinstance(value, Exception) else "return_value", value)
-        monkeypatch.setattr(tensorrt_rtx, "Runtime", lambda logger: self.runtime)
+        monkeypatch.setattr(trt, "Runtime", lambda logger: self.runtime)
 
     def load(self, model: Model | None = None) -> TensorRtEngine:
-        return TensorRtEngine(tensorrt_rtx, model or model_of(), b"plan")
+        return TensorRtEngine(trt, model or model_of(), b"plan")
 
 
 def test_a_context_is_bound_to_its_profile_shapes_addresses_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,9 +42,7 @@ def test_a_context_is_bound_to_its_profile_shapes_addresses_and_memory(monkeypat
     engine = runtime.load()
     assert engine.scratch_bytes == 512
     context = engine.context(8, ADDRESSES, SCRATCH, STREAM)
-    runtime.engine.create_execution_context.assert_called_once_with(
-        tensorrt_rtx.ExecutionContextAllocationStrategy.USER_MANAGED
-    )
+    runtime.engine.create_execution_context.assert_called_once_with(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     calls = runtime.context.mock_calls
     assert call.set_device_memory(SCRATCH, 512) in calls
     bound = [

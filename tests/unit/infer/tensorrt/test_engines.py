@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import tensorrt_rtx
+import tensorrt_rtx_bindings as trt
 
 from pipeline.core.errors import BackendError
 from pipeline.infer.backends.tensorrt import EngineKey, Engines, Sealed, engines
@@ -24,21 +24,21 @@ GPU = Gpu(0, "NVIDIA Test", "9.0", 80 << 30, "13.1", "13.5")
 ABOUT = {"a": [1, 2]}
 
 
-def key_of(model: Model, *, gpu: Gpu = GPU, trt: Any = tensorrt_rtx) -> EngineKey:
+def key_of(model: Model, *, gpu: Gpu = GPU, trt: Any = trt) -> EngineKey:
     return Engines(trt, Path("unused")).key(model, gpu, *read_content(model))
 
 
 def test_an_engine_is_built_once_and_then_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network(tmp_path, rows_max=1)
-    first = Engines(tensorrt_rtx, tmp_path / "cache").plan(model, GPU)
+    first = Engines(trt, tmp_path / "cache").plan(model, GPU)
     assert first.seconds > 0 and first.path.parent == tmp_path / "cache"
     monkeypatch.setattr(engines, "build_plan", None)
-    second = Engines(tensorrt_rtx, tmp_path / "cache").plan(model, GPU)
+    second = Engines(trt, tmp_path / "cache").plan(model, GPU)
     assert (second.plan, second.path, second.seconds) == (first.plan, first.path, 0.0)
 
 
 def test_an_engine_that_was_changed_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model, cache = network(tmp_path, rows_max=1), Engines(tensorrt_rtx, tmp_path / "cache")
+    model, cache = network(tmp_path, rows_max=1), Engines(trt, tmp_path / "cache")
     first = cache.plan(model, GPU)
     content = bytearray(first.path.read_bytes())
     content[-1] ^= 1
@@ -51,7 +51,7 @@ def test_an_engine_that_was_changed_is_built_again(tmp_path: Path, caplog: pytes
 def test_of_several_that_ask_one_builds(tmp_path: Path) -> None:
     model = network(tmp_path, rows_max=1)
     with ThreadPoolExecutor(4) as pool:
-        built = list(pool.map(lambda _: Engines(tensorrt_rtx, tmp_path / "cache").plan(model, GPU), range(4)))
+        built = list(pool.map(lambda _: Engines(trt, tmp_path / "cache").plan(model, GPU), range(4)))
     assert sum(each.seconds > 0 for each in built) == 1
     assert len({each.plan for each in built}) == 1
 
@@ -66,7 +66,7 @@ def test_the_timing_cache_of_the_machine_is_handed_from_build_to_build(
         return b"plan", timings + b"t"
 
     monkeypatch.setattr(engines, "build_plan", build)
-    cache = Engines(tensorrt_rtx, tmp_path / "cache")
+    cache = Engines(trt, tmp_path / "cache")
     for rows_max in (1, 2, 3):
         cache.plan(network(tmp_path / str(rows_max), rows_max=rows_max), GPU)
     cache.plan(network(tmp_path / "other", rows_max=1), replace(GPU, driver="14.0"))
@@ -75,11 +75,11 @@ def test_the_timing_cache_of_the_machine_is_handed_from_build_to_build(
 
 def test_another_of_anything_an_engine_depends_on_is_another_engine(tmp_path: Path) -> None:
     model = network(tmp_path, rows_max=2)
-    other_trt = SimpleNamespace(__name__="tensorrt_rtx", __version__="0.0")
+    other_trt = SimpleNamespace(__name__="tensorrt_rtx_bindings", __version__="0.0")
     keys = [
         key_of(model),
         key_of(model, trt=other_trt),
-        key_of(model, trt=SimpleNamespace(__name__="tensorrt", __version__=tensorrt_rtx.__version__)),
+        key_of(model, trt=SimpleNamespace(__name__="tensorrt", __version__=trt.__version__)),
         key_of(model, gpu=replace(GPU, name="other")),
         key_of(model, gpu=replace(GPU, compute_capability="8.9")),
         key_of(model, gpu=replace(GPU, cuda="14.0")),
@@ -96,7 +96,7 @@ def test_another_of_anything_an_engine_depends_on_is_another_engine(tmp_path: Pa
 def test_other_weights_outside_the_onnx_file_are_another_engine(tmp_path: Path) -> None:
     model = good_model(tmp_path / "models", tmp_path, rows_max=1)
     content, external = read_content(model)
-    cache = Engines(tensorrt_rtx, tmp_path)
+    cache = Engines(trt, tmp_path)
     one = cache.key(model, GPU, content, external)
     assert one != cache.key(model, GPU, content, {name: data[::-1] for name, data in external.items()})
     assert one != cache.key(model, GPU, content + b"\0", external)
