@@ -75,7 +75,7 @@ def test_f5_the_backend_raises(scene: MakeScene, guarantee: str) -> None:
     ("error", "code"),
     [
         ("SystemExit", 1),
-        ("DeviceLostError", 1),
+        pytest.param("DeviceLostError", 1, marks=LONG),
         pytest.param("KeyboardInterrupt", 1, marks=LONG),
         ("crash", -signal.SIGSEGV),
     ],

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from pipeline.core.errors import BackendError, ModelError
 from pipeline.infer.backends.tensorrt import build_plan
-from pipeline.models import Model, add_model, read_content
+from pipeline.models import BUNDLED, Model, add_model, load_repository, read_content
 from tests.unit.infer.tensorrt.networks import FLOAT16, FLOAT32, INT8, network
 from tests.unit.models import graphs
 from tests.unit.models.bad_models import good_model, missing_operator
@@ -71,6 +71,13 @@ def test_every_bucket_has_a_profile_of_just_its_size_and_float32_is_no_tf32(
     assert shapes == [[(bucket, 8)] * 3 for bucket in (1, 2, 3, 4)]
     assert trt.BuilderFlag.TF32 not in recorder.flags
     assert trt.BuilderFlag.REQUIRE_USER_ALLOCATION in recorder.flags
+
+
+def test_the_models_that_other_tests_serve_can_be_built(tmp_path: Path) -> None:
+    (digits,) = load_repository(BUNDLED)
+    pick = add_model(tmp_path / "models", graphs.pick(tmp_path / "pick.onnx"), rows_max=1)
+    for model in (Model(replace(digits.manifest, rows_max=1, buckets=(1,)), digits.path), pick):
+        assert build(model)[0]
 
 
 def test_external_data_is_what_was_verified_and_not_what_lies_on_disk(tmp_path: Path) -> None:
