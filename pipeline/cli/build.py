@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -36,13 +35,10 @@ def build(
     For instance: sluice models build resnet --models ./models --device cuda:0
     """
     from pipeline.cli.output import emit
-    from pipeline.core.errors import ConfigError
     from pipeline.infer.backends.tensorrt import Engines, load_tensorrt
     from pipeline.infer.cuda import CudaBindings, look_for_gpus
     from pipeline.infer.placement import gpu_of
 
-    if not re.fullmatch(r"cuda:\d{1,3}", device):
-        raise ConfigError(f"--device {device}: an engine is built for a GPU, such as cuda:0")
     model = _model(name, models)
     gpus = look_for_gpus()
     gpu = gpus.found[gpu_of(device, gpus)]

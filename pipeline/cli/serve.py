@@ -100,6 +100,9 @@ def serve(
     hide_url(otlp_endpoint or "")
     _log_to_stderr(log_level)
     _mark(ready_file, ready=False)  # of a worker that was killed
+    loaded = load_repository(models or BUNDLED)
+    for model in loaded:
+        place(model.manifest.backend, device)  # what has no device is told before Kafka is asked for anything
     settings = Settings(
         broker=broker_of(broker),
         group=group,
@@ -111,9 +114,6 @@ def serve(
         threads=threads,
         otlp_endpoint=otlp_endpoint,
     )
-    loaded = load_repository(models or BUNDLED)
-    for model in loaded:
-        place(model.manifest.backend, settings.device)  # what has no device is told before Kafka is asked for anything
     _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -57,7 +56,7 @@ class Settings:
     kafka: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
-    device: str = "auto"  # or cpu, cuda:0, cuda:1, ...
+    device: str = "auto"  # or cpu, cuda:0, cuda:1, ...: `pipeline.infer.placement`
     threads: int | None = None
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
 
@@ -67,8 +66,6 @@ class Settings:
             raise ConfigError("no broker: give --broker HOST:PORT")
         if not self.group:
             raise ConfigError("a consumer group needs a name")
-        if not re.fullmatch(r"auto|cpu|cuda:\d{1,3}", self.device):
-            raise ConfigError(f"device {self.device!r} is none of auto, cpu, cuda:0, cuda:1, ...")
         if owned := sorted(OWNED.intersection(self.kafka)):
             raise ConfigError(f"{', '.join(owned)}: set by the worker itself, its guarantees rest on it")
 

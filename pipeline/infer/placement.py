@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pipeline.core.errors import BackendError
+from pipeline.core.errors import BackendError, ConfigError
 from pipeline.infer.backend import Backend
 from pipeline.infer.backends import backend_for
 from pipeline.infer.backends.tensorrt import TensorRt, find_tensorrt
@@ -22,7 +23,9 @@ CPU, GPU = "onnxruntime", "tensorrt"
 
 
 def gpu_of(device: str, gpus: Gpus) -> int:
-    """The number of the GPU that ``cuda:N`` names. Raises `BackendError` where it is not there."""
+    """The number of the GPU that ``cuda:N`` names. Raises `ConfigError` for no name, `BackendError` for no GPU."""
+    if not re.fullmatch(r"cuda:\d{1,3}", device):
+        raise ConfigError(f"--device {device}: no GPU is called so; they are cuda:0, cuda:1, ...")
     number = int(device.partition(":")[2])
     if not gpus.found:
         raise BackendError(f"--device {device}: {gpus.reason}")

@@ -27,11 +27,20 @@ class CudaBindings:
         except ImportError as error:
             raise BackendError(f"cuda-bindings is not installed ({error}): pip install 'sluice[gpu]'") from error
 
+    @cached_property
+    def _handle(self) -> Any:
+        return import_module("cuda.bindings.utils").get_cuda_native_handle
+
     def _call(self, name: str, *arguments: Any) -> Any:
         status, *answer = getattr(self._api, name)(*arguments)
         if int(status):
             raise CudaFault(int(status), status.name, name)
         return answer[0] if len(answer) == 1 else tuple(answer)
+
+    def _made(self, name: str, *arguments: Any) -> int:
+        """The handle that a call made, as a number."""
+        made = self._call(name, *arguments)
+        return int(self._handle(made))
 
     def _done(self, name: str, handle: int) -> bool:
         try:
@@ -62,7 +71,7 @@ class CudaBindings:
         self._call("cudaFree", address)
 
     def stream(self) -> int:
-        return int(self._call("cudaStreamCreateWithFlags", NON_BLOCKING))
+        return self._made("cudaStreamCreateWithFlags", NON_BLOCKING)
 
     def stream_done(self, stream: int) -> bool:
         return self._done("cudaStreamQuery", stream)
@@ -71,7 +80,7 @@ class CudaBindings:
         self._call("cudaStreamDestroy", stream)
 
     def event(self, *, timed: bool = False) -> int:
-        return int(self._call("cudaEventCreateWithFlags", DEFAULT if timed else NO_TIMING))
+        return self._made("cudaEventCreateWithFlags", DEFAULT if timed else NO_TIMING)
 
     def record(self, event: int, stream: int) -> None:
         self._call("cudaEventRecord", event, stream)
@@ -99,7 +108,7 @@ class CudaBindings:
     def end_capture(self, stream: int) -> int:
         graph = self._call("cudaStreamEndCapture", stream)
         try:
-            return int(self._call("cudaGraphInstantiate", graph, DEFAULT))
+            return self._made("cudaGraphInstantiate", graph, DEFAULT)
         finally:
             self._call("cudaGraphDestroy", graph)
 

@@ -23,6 +23,7 @@ __all__ = ["OpenEngine", "TensorRt", "open_engine"]
 log = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
+CLOSE_S = 5.0  # as long as a stop waits for the device thread and for acknowledgements
 
 _CUDA = CudaBindings()
 _LOST: WeakKeyDictionary[CudaRuntime, dict[int, str]] = WeakKeyDictionary()
@@ -141,11 +142,11 @@ class TensorRt:
             self._settle(gpu_slot)
             raise self._told(fault) from fault
 
-    def _settle(self, gpu_slot: GpuSlot) -> None:
+    def _settle(self, gpu_slot: GpuSlot, limit_s: float | None = None) -> None:
         """A batch failed, and whoever gets the slot next writes into it: nothing of it may still be in flight."""
         try:
-            if not gpu_slot.drain():
-                raise self._hangs()
+            if not gpu_slot.drain(limit_s):
+                raise self._hangs(limit_s)
         except CudaFault as fault:
             raise self._told(fault) from fault
 
@@ -156,7 +157,7 @@ class TensorRt:
             self._check_there()
             self._cuda.use(self._device)
             for gpu_slot in self._slots:
-                self._settle(gpu_slot)
+                self._settle(gpu_slot, CLOSE_S)  # what still runs has been given back
         except (CudaFault, BackendError) as error:
             log.warning("left on the device, until the process ends: %s", error)
             # To free anything of a lost device may never return, and so may a destructor.
@@ -201,8 +202,8 @@ class TensorRt:
             self._lost[self._device] = str(error)
         return error
 
-    def _hangs(self) -> DeviceLostError:
-        label, limit_s = self._loaded[0].label, self._patience.limit_s
+    def _hangs(self, limit_s: float | None = None) -> DeviceLostError:
+        label, limit_s = self._loaded[0].label, self._patience.limit_s if limit_s is None else limit_s
         why = f"{label}: a batch has not ended within {limit_s:g} s: cuda:{self._device} is lost"
         self._lost[self._device] = why
         return DeviceLostError(why)

@@ -47,12 +47,13 @@ class Patience:
         self._pause = pause
         self._now_s = now_s
 
-    def until(self, done: Callable[[], bool]) -> bool:
-        """Whether ``done`` said so in time."""
+    def until(self, done: Callable[[], bool], limit_s: float | None = None) -> bool:
+        """Whether ``done`` said so in time, by default the longest."""
+        limit_s = self.limit_s if limit_s is None else limit_s
         began_s = self._now_s()
         while not done():
             waited_s = self._now_s() - began_s
-            if waited_s > self.limit_s:
+            if waited_s > limit_s:
                 return False
             self._pause(min(max(PAUSE_S, waited_s / 16), PAUSE_S_MAX))
         return True
@@ -138,10 +139,10 @@ class GpuSlot:
             self.in_flight = not self._patience.until(lambda: self._cuda.event_done(self._events[-1]))
         return not self.in_flight
 
-    def drain(self) -> bool:
+    def drain(self, limit_s: float | None = None) -> bool:
         """Until nothing of the slot is in flight, after whatever error; False where the device does not get there."""
         if self.stream:
-            self.in_flight = not self._patience.until(lambda: self._cuda.stream_done(self.stream))
+            self.in_flight = not self._patience.until(lambda: self._cuda.stream_done(self.stream), limit_s)
         return not self.in_flight
 
     def capture(self, bucket: int) -> None:

@@ -110,6 +110,23 @@ def test_all_calls_of_the_protocol_are_listed() -> None:
     assert set(CALLS) == {name for name in vars(CudaBindings) if not name.startswith("_")}
 
 
+def test_what_is_made_is_told_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "cudaStreamCreateWithFlags", lambda flags: (OK, runtime.cudaStream_t(7)))
+    monkeypatch.setattr(runtime, "cudaEventCreateWithFlags", lambda flags: (OK, runtime.cudaEvent_t(8 + flags)))
+    monkeypatch.setattr(runtime, "cudaStreamEndCapture", lambda stream: (OK, runtime.cudaGraph_t(9)))
+    monkeypatch.setattr(runtime, "cudaGraphInstantiate", lambda graph, flags: (OK, runtime.cudaGraphExec_t(11)))
+    monkeypatch.setattr(runtime, "cudaGraphDestroy", lambda graph: (OK,))
+    cuda = CudaBindings()
+    assert (cuda.stream(), cuda.event(timed=True), cuda.event(), cuda.end_capture(7)) == (7, 8, 10, 11)
+
+
+@pytest.mark.parametrize(("code", "done"), [(0, True), (600, False)])
+def test_what_is_not_ready_is_no_error(code: int, done: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cudaEventQuery", "cudaStreamQuery"):
+        monkeypatch.setattr(runtime, name, lambda handle: (runtime.cudaError_t(code),))
+    assert CudaBindings().event_done(1) is CudaBindings().stream_done(1) is done
+
+
 if NO_GPU:  # with one, these handles, which nobody made, would be taken for real: tests/gpu has real ones
 
     @pytest.mark.parametrize("call", CALLS)

@@ -15,6 +15,7 @@ from pipeline.core.errors import BackendBusyError, BackendError, DeviceLostError
 from pipeline.infer import Backend, Slot
 from pipeline.infer.backends import backend_for
 from pipeline.infer.backends.tensorrt import TensorRt
+from pipeline.infer.backends.tensorrt.backend import CLOSE_S
 from pipeline.infer.backends.tensorrt.slots import PAUSE_S_MAX, Patience
 from pipeline.infer.cuda import CudaFault, error_of
 from pipeline.models import Model
@@ -195,6 +196,18 @@ def test_all_is_freed_in_the_order_in_which_one_needs_the_other() -> None:
     assert ended == ["end_graph", "end_context", "end_stream", "end_event", "unpin", "free", "end_engine"]
     assert bench.cuda.left() == []
     bench.backend.close()
+
+
+def test_what_still_runs_at_the_end_is_waited_for_shortly_and_then_left_behind() -> None:
+    bench = Bench()
+    bench.cuda._rng = Random(0)
+    bench.cuda.stuck = True
+    bench.backend.run(bench.slots[0], 2)
+    bench.cuda.calls.clear()
+    bench.backend.close()
+    assert CLOSE_S < bench.now_s < CLOSE_S + 1
+    assert set(bench.cuda.calls) == {"use", "stream_done"}
+    assert bench.slots[0].outputs["y"].shape == (8, 2)  # its memory is still there, which the device may write to
 
 
 def test_any_thread_may_run_wait_and_close() -> None:

@@ -115,7 +115,7 @@ def waits_for_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(GpuSlot, "wait", wait)
 
 
-def give_back(self: TensorRt, gpu_slot: GpuSlot) -> None:
+def give_back(self: TensorRt, gpu_slot: GpuSlot, limit_s: float | None = None) -> None:
     gpu_slot.in_flight = False
 
 
@@ -128,7 +128,7 @@ def ends_without_waiting(patch: pytest.MonkeyPatch) -> None:
     closes_with(patch, give_back)
 
 
-def closes_with(patch: pytest.MonkeyPatch, settle: Callable[[TensorRt, GpuSlot], None]) -> None:
+def closes_with(patch: pytest.MonkeyPatch, settle: Callable[..., None]) -> None:
     close = TensorRt.close
 
     def closing(self: TensorRt) -> None:
