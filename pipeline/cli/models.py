@@ -38,7 +38,9 @@ def list_(models: ModelsOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def add(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An .onnx file, or a directory with a manifest.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="An .onnx, .xml or .pt2 file, or a directory with a manifest.")
+    ],
     models: Annotated[Path, typer.Option("--models", metavar="DIR", help="Model repository; made where missing.")],
     name: Annotated[
         str | None, typer.Option(help="Name of the model; the manifest's or the file's if not given.")
@@ -50,17 +52,23 @@ def add(
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in the order of the output.")
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Runtime that serves it; the manifest's or what suits the file if not given.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a model into a repository, checked, in one step: a running worker sees all of it or nothing.
 
-    For instance: sluice models add resnet.onnx --models ./models --rows-max 64
+    For instance: sluice models add resnet.onnx --models ./models --rows-max 64 --backend openvino
     """
     from pipeline.cli.output import emit
+    from pipeline.infer.backends import check_name
     from pipeline.models import add_model
 
+    if backend is not None:
+        check_name(backend)
     names = None if classes is None else classes.split(",")
-    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names)
+    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names, backend=backend)
     emit(model.to_dict(), as_json, table=_table([model]))
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import BackendError
-from pipeline.infer import backends
+from pipeline.infer import backends, threads
 from pipeline.infer.backend import Backend, bucket_of
-from pipeline.infer.backends import backend_for, onnxruntime
+from pipeline.infer.backends import backend_for
 from tests.contract.backend_suite import BackendSuite
 
 
@@ -48,13 +48,13 @@ def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_it(rows: int, bucke
 
 
 @pytest.mark.parametrize(
-    ("cores", "quota", "threads"),
+    ("cores", "quota", "expected"),
     [(1, "max 100000", 1), (2, "max 100000", 1), (8, "max 100000", 7), (8, "400000 100000", 3), (8, "50000 100000", 1)],
 )
 def test_one_core_of_what_the_container_may_use_is_left_to_kafka(
-    cores: int, quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cores: int, quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr(onnxruntime, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(threads, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    assert onnxruntime.default_threads() == threads
+    assert threads.default_threads() == expected

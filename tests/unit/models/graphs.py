@@ -60,6 +60,36 @@ def pick(path: Path) -> Path:
     )
 
 
+def pick_or_misfit(path: Path) -> Path:
+    """As `pick`, but an ``at`` over 9 fails for shapes that do not fit, also where indices are not checked."""
+    constants = {
+        "nine": np.array([9]),
+        "ten": np.array([10]),
+        "table": np.arange(0, 100, 10),
+        "ones": np.ones(10, "f4"),
+    }
+    nodes = [
+        helper.make_node("Greater", ["at", "nine"], ["over"]),
+        helper.make_node("Cast", ["over"], ["over.int"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["over.int"], ["bad"], keepdims=1),
+        helper.make_node("Add", ["ten", "bad"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("MatMul", ["zeros", "ones"], ["zero"]),  # 10 by 10; 11 by 10 cannot be
+        helper.make_node("Cast", ["zero"], ["zero.int"], to=TensorProto.INT64),
+        helper.make_node("Add", ["table", "zero.int"], ["whole"]),
+        helper.make_node("Gather", ["whole", "at"], ["picked"]),
+        helper.make_node("Identity", ["image"], ["copied"]),
+    ]
+    image = (FLOAT, ("batch", 2, 2))
+    return save(
+        path,
+        nodes,
+        inputs={"at": (TensorProto.INT64, ("batch",)), "image": image},
+        outputs={"picked": (TensorProto.INT64, ("batch",)), "copied": image},
+        constants=[numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+
+
 def unknown_operator(path: Path) -> Path:
     """A graph whose only operator no runtime has."""
     node = helper.make_node("Conjure", ["x"], ["y"], domain="example.none")
