@@ -1,4 +1,4 @@
-"""`sluice models`: list, add and verify the models of a repository."""
+"""`sluice models`: list, add, import and verify the models of a repository."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""List, add and verify models. A repository is a directory DIR/NAME/VERSION of a manifest and model files.""",
+    help="""List, add, import and verify models: in a directory DIR/NAME/VERSION, a manifest and model files.""",
 )
 
 
@@ -70,6 +70,55 @@ def add(
     names = None if classes is None else classes.split(",")
     model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names, backend=backend)
     emit(model.to_dict(), as_json, table=_table([model]))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="An .onnx, .pt2 or .tflite file, or the folder of a SavedModel.")
+    ],
+    models: Annotated[Path, typer.Option("--models", metavar="DIR", help="Model repository; made where missing.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; the file's if not given.")] = None,
+    version: Annotated[str | None, typer.Option(help="Such as 3 or 1.12.0; the next if not given.")] = None,
+    rows_max: Annotated[int | None, typer.Option(help="Largest batch; 256 if not given.", min=1)] = None,
+    classes: Annotated[str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in order.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Runtime that serves it; onnxruntime if not given.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Real rows to compare on, an array for each input.")
+    ] = None,
+    between: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Else random rows within.")] = "0,1",
+    absolute: Annotated[float, typer.Option(help="By how much an answer may differ.", min=0)] = 1e-4,
+    relative: Annotated[float, typer.Option(help="And by what share of itself.", min=0)] = 1e-3,
+    python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Interpreter that has the framework; this one if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a model of another framework to ONNX, and add it if it answers as it did there.
+
+    A SavedModel is a program: import only what you trust. Pickles (.pt, .pkl, .joblib) are refused; a scikit-learn
+    estimator is imported from Python, by pipeline.models.imports.from_sklearn.
+
+    For instance: sluice models import net.pt2 --models ./models --name net --rows real.npz
+    """
+    from pipeline.cli.output import emit
+    from pipeline.core.errors import ConfigError
+    from pipeline.infer.backends import check_name
+    from pipeline.models.imports import Rows, import_model
+
+    if backend is not None:
+        check_name(backend)
+    try:
+        low, high = map(float, between.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--between {between!r} is not LOW,HIGH") from error
+    given = {"name": name, "version": version, "rows_max": rows_max, "backend": backend}
+    names = None if classes is None else classes.split(",")
+    limits = {"absolute": absolute, "relative": relative}
+    done = import_model(models, source, rows=Rows(rows, low, high), python=python, classes=names, **limits, **given)
+    told = f"{done.rows} rows compared with {done.framework}: they differ by {done.difference:.2g} at most"
+    figures = {"framework": done.framework, "rows": done.rows, "difference": done.difference} | limits
+    emit(done.model.to_dict() | {"compared": figures}, as_json, table=[*_table([done.model]), told])
 
 
 @app.command()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from io import BytesIO
 from typing import Any, ClassVar
 
 import torch
+from torch.export.pt2_archive._package import load_pt2
 
 from pipeline.core.errors import BackendError, ModelError
 from pipeline.infer.backend import Slot, bucket_of, pad, slot_of
@@ -39,10 +39,9 @@ class Torch:
         data = clean(model.file, read_content(model)[0])
         model.check_declared(read_signature(model.file, data, {}))
         torch.set_num_threads(threads or default_threads())
-        # What it warns of is raised, too.
-        logging.getLogger("torch.export").setLevel(logging.ERROR)
         try:
-            self._program = torch.export.load(BytesIO(data)).module()
+            # `torch.export.load` is this, but says of an error only that there was one, and tries an older format then.
+            self._program = load_pt2(BytesIO(data)).exported_programs["model"].module()
         except Exception as error:  # torch names no classes of what it raises here
             raise ModelError(f"{model.file}: torch refuses it: {type(error).__name__}: {_one_line(error)}") from error
         self._model = model

@@ -12,7 +12,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-__all__ = ["digits", "export", "pick"]
+__all__ = ["conv", "digits", "export", "pick"]
 
 
 class _Pick(nn.Module):  # type: ignore[misc]
@@ -26,13 +26,17 @@ class _Pick(nn.Module):  # type: ignore[misc]
         return {"picked": self.table[at], "copied": image.clone()}
 
 
-class _Digits(nn.Module):  # type: ignore[misc]
-    """The bundled digit classifier, of the weights in its ONNX file."""
+class _OfFile(nn.Module):  # type: ignore[misc]
+    """A model of the weights in an ONNX file."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         for tensor in onnx.load(file).graph.initializer:
             self.register_buffer(tensor.name.replace(".", "_"), torch.from_numpy(numpy_helper.to_array(tensor).copy()))
+
+
+class _Digits(_OfFile):
+    """The bundled digit classifier."""
 
     def forward(self, image: Any) -> Mapping[str, Any]:
         x = image * self.scale
@@ -43,6 +47,17 @@ class _Digits(nn.Module):  # type: ignore[misc]
         hidden = (x @ self.dense0_w + self.dense0_b).relu()
         logits = hidden @ self.dense1_w + self.dense1_b
         return {"probabilities": logits.softmax(1), "label": logits.argmax(1)}
+
+
+class _Conv(_OfFile):
+    """As `graphs.conv`."""
+
+    def forward(self, x: Any) -> Mapping[str, Any]:
+        x = nn.functional.conv2d(x, self.w0, padding=1, stride=2)
+        x = nn.functional.batch_norm(x, self.mean, self.var, self.scale, self.bias).relu()
+        x = nn.functional.conv2d(x, self.w1, padding=1, stride=2, groups=16)
+        x = nn.functional.conv2d(x, self.w2).relu().mean((2, 3))
+        return {"y": x @ self.dense}
 
 
 def export(path: Path, module: nn.Module, *examples: np.ndarray[Any, Any]) -> Path:
@@ -61,3 +76,8 @@ def pick(path: Path) -> Path:
 def digits(path: Path, file: Path) -> Path:
     """The bundled model at ``file`` as a program."""
     return export(path, _Digits(file), np.zeros((3, 1, 8, 8), np.float32))
+
+
+def conv(path: Path, file: Path) -> Path:
+    """`graphs.conv` at ``file`` as a program."""
+    return export(path, _Conv(file), np.zeros((3, 3, 32, 32), np.float32))
