@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -112,8 +112,8 @@ def import_(
         low, high = map(float, between.split(","))
     except ValueError as error:
         raise ConfigError(f"--between {between!r} is not LOW,HIGH") from error
-    given = {"name": name, "version": version, "rows_max": rows_max, "backend": backend}
     names = None if classes is None else classes.split(",")
+    given: dict[str, Any] = {"name": name, "version": version, "rows_max": rows_max, "backend": backend}
     limits = {"absolute": absolute, "relative": relative}
     done = import_model(models, source, rows=Rows(rows, low, high), python=python, classes=names, **limits, **given)
     told = f"{done.rows} rows compared with {done.framework}: they differ by {done.difference:.2g} at most"

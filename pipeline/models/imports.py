@@ -190,7 +190,7 @@ class _Framework:
     def answers(self, signature: Signature, columns: Columns) -> Columns:
         """What the source answers to the columns, by the names of the outputs in ONNX."""
         inputs, answers = self._folder / "inputs.npz", self._folder / "answers.npz"
-        np.savez(inputs, **columns)
+        np.savez(inputs, **dict[str, Any](columns))
         self._run("answer", inputs, answers, _names(signature))
         with np.load(answers, allow_pickle=False) as found:
             return {tensor.name: found[tensor.name] for tensor in signature.outputs}

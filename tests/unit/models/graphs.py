@@ -66,7 +66,7 @@ def conv(path: Path, side: int = 32) -> Path:
     shapes = {"w0": (16, 3, 3, 3), "w1": (16, 1, 3, 3), "w2": (32, 16, 1, 1), "dense": (32, 10), "scale": (16,)}
     values = {name: rng.normal(0, np.prod(shape[1:] or (4,)) ** -0.5, shape) for name, shape in shapes.items()}
     values |= {"dense": 3 * values["dense"], "bias": rng.normal(size=16), "mean": np.zeros(16), "var": np.ones(16)}
-    around = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    around: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
     nodes = [
         helper.make_node("Conv", ["x", "w0"], ["c0"], **around),
         helper.make_node("BatchNormalization", ["c0", "scale", "bias", "mean", "var"], ["n0"]),
