@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
 from pipeline.core.errors import BackendError
 from pipeline.infer import backends, threads
 from pipeline.infer.backend import Backend, bucket_of
 from pipeline.infer.backends import backend_for
+from pipeline.models import BUNDLED, load_repository
 from tests.contract.backend_suite import BackendSuite
 
 
@@ -22,6 +24,14 @@ class TestOnnxRuntime(BackendSuite):
 
     def test_two_backends_share_nothing(self) -> None:
         assert backend_for("onnxruntime") is not backend_for("onnxruntime")
+
+
+def test_the_cuda_provider_is_refused_where_it_is_missing() -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("the onnxruntime that is installed has CUDA")
+    (model,) = load_repository(BUNDLED)
+    with pytest.raises(BackendError, match=r"'onnxruntime_cuda': .* has no CUDA, .*CPU.*pip install onnxruntime-gpu"):
+        backend_for("onnxruntime_cuda").load(model)
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones() -> None:
