@@ -27,6 +27,9 @@ from tests.unit.models.archives import GRAPH, PICK, changed
 BARE = Path(sys.base_prefix) / "bin" / "python3"  # without the packages of this environment
 
 
+slow = pytest.mark.timeout(1800)  # each framework starts several times, on a busy machine for half a minute each
+
+
 def sluice(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["models", "import", *map(str, arguments)])
 
@@ -144,6 +147,7 @@ def test_an_interpreter_without_the_framework_is_told_with_what_to_install(tmp_p
         import_model(tmp_path / "models", PICK, python=Path("/nonexistent"))
 
 
+@slow
 def test_a_torch_program_is_imported_with_its_own_names(tmp_path: Path) -> None:
     needs("torch", "make test-torch")
     done = import_model(tmp_path, PICK, rows=Rows(low=0, high=9))
@@ -152,6 +156,7 @@ def test_a_torch_program_is_imported_with_its_own_names(tmp_path: Path) -> None:
     assert (done.framework, done.model.manifest.backend, done.difference) == ("torch", "onnxruntime", 0.0)
 
 
+@slow
 def test_a_mobilenet_of_torch_is_imported(tmp_path: Path) -> None:
     needs("torchvision", "make test-torch")
     from torch import manual_seed
@@ -183,6 +188,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@slow
 @pytest.mark.parametrize("name", ["saved", "mobilenet.tflite"])
 def test_a_mobilenet_of_tensorflow_is_imported(name: str, saved: Path, tmp_path: Path) -> None:
     done = import_model(tmp_path / "models", saved / name, rows_max=8)
