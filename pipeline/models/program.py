@@ -38,6 +38,8 @@ SCHEMA_MAJOR = 8  # of torch 2.8 and later; what another means is not known here
 JSON_BYTES_MAX = 64 * 1024 * 1024  # a node takes about 700 bytes: 90,000 of them
 TEXT_CHARS_MAX = 1000
 
+# What reading an archive and JSON of any content raises; zipfile says by NotImplementedError what it cannot read.
+_UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, EOFError, RuntimeError, zipfile.BadZipFile)
 _VALUES = ("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values")
 _REFUSED = ("as_graph", "as_custom_obj", "as_operator", "custom_obj", "token")
 _LEAF: dict[str, Any] = {"type": None, "context": None, "children_spec": []}
@@ -102,7 +104,7 @@ def _refused(path: Path) -> Iterator[None]:
         yield
     except KeyError as error:
         raise ModelError(f"{path}: not a torch.export program: it has no {error}") from error
-    except (ValueError, TypeError, AttributeError, LookupError, EOFError, RecursionError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ModelError(f"{path}: not a torch.export program that is taken: {error}") from error
 
 

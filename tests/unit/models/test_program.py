@@ -143,6 +143,15 @@ def test_what_the_program_does_not_name_is_left_behind(name: str) -> None:
 
 
 def test_an_archive_that_unpacks_to_more_than_it_is_or_is_cut_off_is_refused() -> None:
-    for data in (rewritten(contents(WRITTEN), zipfile.ZIP_DEFLATED), WRITTEN[:-300], WRITTEN[300:], b"PK\x03\x04", b""):
+    flagged = bytearray(WRITTEN)
+    flagged[flagged.rindex(b"PK\x01\x02") + 8] |= 1 << 5  # "compressed patched data", which zipfile cannot read
+    for data in (
+        rewritten(contents(WRITTEN), zipfile.ZIP_DEFLATED),
+        bytes(flagged),
+        WRITTEN[:-300],
+        WRITTEN[300:],
+        b"PK\x03\x04",
+        b"",
+    ):
         with pytest.raises(ModelError, match="not a torch"):
             clean(PICK, data)
