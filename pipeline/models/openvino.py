@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -13,7 +14,20 @@ import numpy as np
 from pipeline.core.errors import BackendError, ModelError
 from topics.signature import Signature, Tensor
 
-__all__ = ["open_model", "read_signature", "signature_of", "weights_file"]
+__all__ = ["open_model", "read_signature", "runtime", "signature_of", "weights_file"]
+
+
+def runtime() -> Any:
+    """OpenVINO itself. Raises ``ImportError``.
+
+    Its import tells its maker so, by a process forked off this one, unless the package that does that cannot be
+    imported; it then goes without.
+    """
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # Python's own way to say so
+    import openvino
+
+    return openvino
 
 
 def weights_file(path: Path, data: bytes) -> frozenset[str]:
@@ -28,10 +42,9 @@ def open_model(path: Path, data: bytes, external: Mapping[str, bytes]) -> Any:
     is no OpenVINO.
     """
     try:
-        import openvino
+        core = runtime().Core()
     except ImportError as error:
         raise BackendError(f"{path}: needs OpenVINO ({error}): pip install 'sluice[openvino]'") from error
-    core = openvino.Core()
     try:
         if path.suffix.lower() == ".xml":
             return core.read_model(BytesIO(data), BytesIO(*external.values()))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import openvino as ov
-
 from pipeline.core.errors import BackendError
 from pipeline.infer.backend import Slot, bucket_of, pad, slot_of
 from pipeline.infer.threads import default_threads
 from pipeline.models import Model, read_content
-from pipeline.models.openvino import open_model, signature_of
+from pipeline.models.openvino import open_model, runtime, signature_of
 
 __all__ = ["OpenVino"]
+
+ov = runtime()
 
 _Tensors = list[tuple[int, Any]]  # by the number of the input or output
 

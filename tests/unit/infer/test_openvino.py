@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.core.errors import BackendError, ModelError
 from pipeline.infer.backend import Backend
 from pipeline.infer.backends import backend_for
 from pipeline.models import BUNDLED, Model, add_model, held_out, load_repository, verify
+from pipeline.models.openvino import runtime
 from tests.contract.backend_suite import ROWS_MAX, BackendSuite
 from tests.unit.models import graphs
 from tests.unit.models.bad_models import good_model, listed_as_they_are
@@ -31,13 +33,11 @@ class TestOpenVino(BackendSuite):
 @pytest.fixture
 def converted(tmp_path: Path) -> Path:
     """The bundled digits in OpenVINO's own format: ``digits.xml`` and, beside it, ``digits.bin``."""
-    import openvino
-
     (bundled,) = load_repository(BUNDLED)
     folder = tmp_path / "converted"
     folder.mkdir()
-    opened = openvino.Core().read_model(bundled.file)
-    openvino.save_model(opened, folder / "digits.xml", compress_to_fp16=False)
+    opened = runtime().Core().read_model(bundled.file)
+    runtime().save_model(opened, folder / "digits.xml", compress_to_fp16=False)
     return folder / "digits.xml"
 
 
@@ -97,3 +97,19 @@ def test_where_openvino_is_missing_its_format_cannot_be_read_and_that_is_said(
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"pip install 'sluice\[openvino\]'"):
         add_model(tmp_path / "models", converted)
+
+
+def test_nobody_is_told_that_it_is_used() -> None:
+    """OpenVINO's import forks a process that looks an address up and reports; audited, as Python's events tell it."""
+    code = """if True:
+        import sys
+        told = []
+        sys.addaudithook(lambda event, _: told.append(event) if event in ("os.fork", "socket.getaddrinfo") else None)
+        from pipeline.infer.backends import backend_for
+        from pipeline.models import BUNDLED, load_repository
+        backend_for("openvino").load(load_repository(BUNDLED)[0])
+        assert "openvino" in sys.modules
+        sys.exit(str(told) if told else 0)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
