@@ -27,9 +27,9 @@ class OnnxRuntime:
 
     name: ClassVar[str] = "onnxruntime"
     asynchronous: ClassVar[bool] = False
-    providers: ClassVar[Sequence[Any]] = CPU  # of ONNX Runtime, by preference, as its sessions take them
 
     def __init__(self) -> None:
+        self.providers: Sequence[Any] = CPU  # of ONNX Runtime, by preference, as its sessions take them
         self._model: Model | None = None
         self._session: Any = None
         self._bindings: list[dict[int, Any]] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnxruntime as ort
 
 from pipeline.core.errors import BackendError
 from pipeline.infer.backends.onnxruntime import OnnxRuntime
 from pipeline.models import Model
+from pipeline.models.onnx import CPU
 
 __all__ = ["OnnxRuntimeCuda"]
 
@@ -17,14 +17,17 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxRuntimeCuda(OnnxRuntime):
-    """As `OnnxRuntime`, on the first GPU that ``CUDA_VISIBLE_DEVICES`` shows; a run copies in and out.
+    """As `OnnxRuntime`, on one GPU by its number; a run copies in and out.
 
     What the GPU cannot do runs on the CPU, but never the whole model: where there is no GPU, `load` refuses. Sums are
     of float32, not of TF32, which has 10 bits of a fraction: answers are those of the other backends.
     """
 
     name: ClassVar[str] = "onnxruntime_cuda"
-    providers: ClassVar[Sequence[Any]] = ((_CUDA, {"use_tf32": "0"}), "CPUExecutionProvider")
+
+    def __init__(self, gpu: int = 0) -> None:
+        super().__init__()
+        self.providers = ((_CUDA, {"device_id": str(gpu), "use_tf32": "0"}), *CPU)
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
         if _CUDA not in (there := ort.get_available_providers()):
