@@ -16,7 +16,8 @@ FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons simulate faults overload fuzz bench gpu audit lock clean
+.PHONY: help demo test lint suites test-pythons test-torch test-tensorflow framework-tests simulate faults overload
+.PHONY: fuzz bench gpu audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +25,7 @@ help:
 	@echo "make test          style, types and every test"
 	@echo "make lint          style and types alone"
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
+	@echo "make test-torch    what needs PyTorch, in an environment of its own (6 GB); make test-tensorflow: TensorFlow (2 GB)"
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
@@ -62,6 +64,17 @@ test-3.%:
 
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulate --schedules 100000 --from $(or $(FROM),0)
+
+# Frameworks of gigabytes, which `make test` does without: each in an environment of its own.
+test-torch:
+	$(MAKE) --no-print-directory framework-tests VENV=.venv-torch FRAMEWORK="torch,import-torch" BESIDE=torchvision
+
+test-tensorflow:
+	$(MAKE) --no-print-directory framework-tests VENV=.venv-tensorflow FRAMEWORK=import-tf
+
+framework-tests: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[$(FRAMEWORK)]' $(BESIDE)
+	$(PYTEST) tests/unit/infer tests/unit/models/test_imports.py
 
 bench: $(STAMP)
 	$(BIN)/sluice bench throughput
@@ -108,5 +121,5 @@ lock: $(STAMP)
 	@! grep -n '://' requirements*.lock
 
 clean:
-	rm -rf .venv .venv-3.* build dist .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-3.* .venv-torch .venv-tensorflow build dist .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find pipeline topics tests ops -name __pycache__ -type d -exec rm -rf {} +

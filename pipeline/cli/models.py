@@ -1,9 +1,9 @@
-"""`sluice models`: list, add, build and verify the models of a repository."""
+"""`sluice models`: list, add, import, build and verify the models of a repository."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""List, add, build and verify models. A repository is a folder DIR/NAME/VERSION of a manifest and files.""",
+    help="""List, add, import, build and verify models: in a folder DIR/NAME/VERSION, a manifest and files.""",
 )
 app.command()(build)
 
@@ -40,7 +40,9 @@ def list_(models: ModelsOption = None, as_json: JsonOption = False) -> None:
 
 @app.command()
 def add(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="An .onnx file, or a directory with a manifest.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="An .onnx, .xml or .pt2 file, or a directory with a manifest.")
+    ],
     models: Annotated[Path, typer.Option("--models", metavar="DIR", help="Model repository; made where missing.")],
     name: Annotated[
         str | None, typer.Option(help="Name of the model; the manifest's or the file's if not given.")
@@ -52,18 +54,73 @@ def add(
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in the order of the output.")
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="Runtime that serves it; the manifest's or what suits the file if not given.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a model into a repository, checked, in one step: a running worker sees all of it or nothing.
 
-    For instance: sluice models add resnet.onnx --models ./models --rows-max 64
+    For instance: sluice models add resnet.onnx --models ./models --rows-max 64 --backend openvino
     """
     from pipeline.cli.output import emit
+    from pipeline.infer.backends import check_name
     from pipeline.models import add_model
 
+    if backend is not None:
+        check_name(backend)
     names = None if classes is None else classes.split(",")
-    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names)
+    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names, backend=backend)
     emit(model.to_dict(), as_json, table=_table([model]))
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="An .onnx, .pt2 or .tflite file, or the folder of a SavedModel.")
+    ],
+    models: Annotated[Path, typer.Option("--models", metavar="DIR", help="Model repository; made where missing.")],
+    name: Annotated[str | None, typer.Option(help="Name of the model; the file's if not given.")] = None,
+    version: Annotated[str | None, typer.Option(help="Such as 3 or 1.12.0; the next if not given.")] = None,
+    rows_max: Annotated[int | None, typer.Option(help="Largest batch; 256 if not given.", min=1)] = None,
+    classes: Annotated[str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in order.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Runtime that serves it; onnxruntime if not given.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Real rows to compare on, an array for each input.")
+    ] = None,
+    between: Annotated[str, typer.Option(metavar="LOW,HIGH", help="Else random rows within.")] = "0,1",
+    absolute: Annotated[float, typer.Option(help="By how much an answer may differ.", min=0)] = 1e-4,
+    relative: Annotated[float, typer.Option(help="And by what share of itself.", min=0)] = 1e-3,
+    python: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Interpreter that has the framework; this one if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a model of another framework to ONNX, and add it if it answers as it did there.
+
+    A SavedModel is a program: import only what you trust. Pickles (.pt, .pkl, .joblib) are refused; a scikit-learn
+    estimator is imported from Python, by pipeline.models.imports.from_sklearn.
+
+    For instance: sluice models import net.pt2 --models ./models --name net --rows real.npz
+    """
+    from pipeline.cli.output import emit
+    from pipeline.core.errors import ConfigError
+    from pipeline.infer.backends import check_name
+    from pipeline.models.imports import Rows, import_model
+
+    if backend is not None:
+        check_name(backend)
+    try:
+        low, high = map(float, between.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--between {between!r} is not LOW,HIGH") from error
+    names = None if classes is None else classes.split(",")
+    given: dict[str, Any] = {"name": name, "version": version, "rows_max": rows_max, "backend": backend}
+    limits = {"absolute": absolute, "relative": relative}
+    done = import_model(models, source, rows=Rows(rows, low, high), python=python, classes=names, **limits, **given)
+    told = f"{done.rows} rows compared with {done.framework}: they differ by {done.difference:.2g} at most"
+    figures = {"framework": done.framework, "rows": done.rows, "difference": done.difference} | limits
+    emit(done.model.to_dict() | {"compared": figures}, as_json, table=[*_table([done.model]), told])
 
 
 @app.command()

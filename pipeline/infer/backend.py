@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.models import Model
 
-__all__ = ["Backend", "Slot", "bucket_of"]
+__all__ = ["Backend", "Slot", "bucket_of", "pad", "slot_of"]
 
 
 @dataclass(slots=True, eq=False)
@@ -77,3 +77,16 @@ class Backend(Protocol):
 def bucket_of(rows: int, buckets: Sequence[int]) -> int:
     """The smallest of the ascending ``buckets`` that holds ``rows`` (at most the last one's)."""
     return buckets[bisect_left(buckets, rows)]
+
+
+def slot_of(model: Model, index: int) -> Slot:
+    """A slot in ordinary memory, all zero."""
+    sides, rows_max = (model.signature.inputs, model.signature.outputs), model.manifest.rows_max
+    return Slot(index, *({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in sides))
+
+
+def pad(slot: Slot, rows: int, bucket: int) -> None:
+    """Zeros behind the batch, not what an older one left: the same rows cost and answer alike, whatever ran before."""
+    if rows < bucket:
+        for buffer in slot.inputs.values():
+            buffer[rows:bucket] = 0

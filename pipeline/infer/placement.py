@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 CPU, GPU = "onnxruntime", "tensorrt"
 """Backends that run the same ONNX file, the one on the CPU and the other on a GPU."""
 
+CUDA = "onnxruntime_cuda"  # runs it on a GPU too, for models that ask for it: never in TensorRT's place
+
 
 def gpu_of(device: str, gpus: Gpus) -> int:
     """The number of the GPU that ``cuda:N`` names. Raises `ConfigError` for no name, `BackendError` for no GPU."""
@@ -53,17 +55,20 @@ def place(
 ) -> Place:
     """Where a model of ``backend`` runs when it is told ``device``.
 
-    ``cpu`` has ONNX Runtime run what TensorRT would, ``cuda:N`` the reverse, or says in a `BackendError` why not. With
-    ``auto`` a model of TensorRT has the first GPU, and the CPU where there is none; any other model stays where it is.
+    ``cpu`` has ONNX Runtime run there what would run on a GPU, ``cuda:N`` TensorRT what would run on the CPU, or says
+    in a `BackendError` why not. With ``auto`` a model of TensorRT has the first GPU, and the CPU where there is none;
+    any other model stays where it is.
     """
     if device == "cpu" or (device == "auto" and backend != GPU):
-        return Place(CPU if backend == GPU else backend)
+        return Place(CPU if device == "cpu" and backend in (GPU, CUDA) else backend)
     gpus = look()
     if device == "auto":
         if gpus.found and tensorrt():
             return Place(GPU, 0)
         return Place(CPU, why=gpus.reason or "TensorRT is not installed")
     number = gpu_of(device, gpus)
+    if backend == CUDA:
+        return Place(CUDA, number)
     if backend not in (CPU, GPU):
         raise BackendError(f"--device {device}: backend {backend!r} does not run there")
     if not tensorrt():
@@ -76,4 +81,10 @@ def placed(model: Model, device: str) -> Backend:
     where = place(model.manifest.backend, device)
     if where.why:
         log.warning("%s runs in ONNX Runtime on the CPU: %s", model.label, where.why)
-    return backend_for(where.backend) if where.gpu is None else TensorRt(where.gpu)
+    if where.gpu is None:
+        return backend_for(where.backend)
+    if where.backend == CUDA:
+        from pipeline.infer.backends.onnxruntime_cuda import OnnxRuntimeCuda
+
+        return OnnxRuntimeCuda(where.gpu)
+    return TensorRt(where.gpu)

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.core.errors import ModelError
 
-__all__ = ["check_format", "check_kind"]
+__all__ = ["check_kind"]
 
 _PROTOCOLS = (b"\2", b"\3", b"\4", b"\5")
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib", ".ckpt", ".mar", ".torchscript")
@@ -32,13 +32,6 @@ _ELEMENT_BITS: Mapping[str, int] = MappingProxyType(
         **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
     }
 )
-
-
-def check_format(path: Path) -> None:
-    """Refuse what no backend here loads as a model. Raises `ModelError`."""
-    check_kind(path)
-    if path.suffix.lower() != ".onnx":
-        raise ModelError(f"{path}: not a model format that is known here (.onnx)")
 
 
 def check_kind(path: Path) -> None:

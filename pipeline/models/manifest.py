@@ -117,6 +117,14 @@ class Model:
         """The file the backend loads."""
         return self.path / self.manifest.file
 
+    def check_declared(self, actual: Signature) -> None:
+        """Raise `ModelError` unless ``actual``, which the model's file has, is the signature the manifest declares."""
+        for side in ("inputs", "outputs"):
+            declared, found = (getattr(signature, side) for signature in (self.signature, actual))
+            if declared != found:
+                said, has = (", ".join(map(str, tensors)) for tensors in (declared, found))
+                raise ModelError(f"{self.path}: the manifest declares {side} {said}, but the model has {has}")
+
     def to_dict(self) -> dict[str, Any]:
         """As `sluice models list --json` prints it."""
         manifest, topics = self.manifest, self.topics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +13,18 @@ from pipeline.core.errors import ModelError
 from pipeline.models.manifest import Model
 from topics.signature import Signature, Tensor
 
-__all__ = ["check_signature", "external_files", "open_bare", "open_session", "runtime_errors", "signature_of"]
+__all__ = [
+    "CPU",
+    "check_signature",
+    "external_files",
+    "open_bare",
+    "open_session",
+    "read_signature",
+    "runtime_errors",
+    "signature_of",
+]
 
+CPU = ("CPUExecutionProvider",)
 FOLDER = "session.model_external_initializers_file_folder_path"
 
 # The parts of onnx.proto3 that can hold a tensor, as {message: {field number: message}}. Reading them by hand keeps
@@ -110,8 +120,10 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     return (*kinds, RuntimeError, ValueError, TypeError)
 
 
-def open_session(path: Path, data: bytes, external: Mapping[str, bytes], options: Any) -> Any:
-    """An ``onnxruntime.InferenceSession`` on the CPU, of bytes whose hashes were checked and not of files.
+def open_session(
+    path: Path, data: bytes, external: Mapping[str, bytes], options: Any, providers: Sequence[Any] = CPU
+) -> Any:
+    """An ``onnxruntime.InferenceSession``, by default on the CPU, of bytes whose hashes were checked and not of files.
 
     A file may change between its check and its use, and one that is cut off while the runtime has it mapped would end
     the process. ``external`` holds the external data by location; only what subgraphs refer to is still read by the
@@ -126,7 +138,7 @@ def open_session(path: Path, data: bytes, external: Mapping[str, bytes], options
         if external:
             sizes = [len(content) for content in external.values()]
             options.add_external_initializers_from_files_in_memory([*external], [*external.values()], sizes)
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return onnxruntime.InferenceSession(data, options, providers=providers, enable_fallback=0)
     except runtime_errors() as error:
         raise ModelError(f"{path}: onnxruntime refuses it: {_one_line(error)}") from error
 
@@ -155,14 +167,14 @@ def signature_of(session: Any, path: Path) -> Signature:
         raise ModelError(f"{path}: {error}") from error
 
 
+def read_signature(path: Path, data: bytes, external: Mapping[str, bytes]) -> Signature:
+    """The signature of an ONNX file that ONNX Runtime takes. Raises `ModelError`."""
+    return signature_of(open_bare(path, data, external), path)
+
+
 def check_signature(model: Model, session: Any) -> None:
     """Raise `ModelError` unless the session's model has the signature that the manifest declares."""
-    actual = signature_of(session, model.file)
-    for side in ("inputs", "outputs"):
-        declared, found = (getattr(signature, side) for signature in (model.signature, actual))
-        if declared != found:
-            said, has = (", ".join(map(str, tensors)) for tensors in (declared, found))
-            raise ModelError(f"{model.path}: the manifest declares {side} {said}, but the model has {has}")
+    model.check_declared(signature_of(session, model.file))
 
 
 def _tensor(node: Any) -> Tensor:

@@ -14,8 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import ModelError
-from pipeline.models import onnx
-from pipeline.models.formats import check_format, check_kind
+from pipeline.models import program
+from pipeline.models.formats import check_kind
+from pipeline.models.kinds import check_backend, kind_of
 from pipeline.models.manifest import (
     MANIFEST,
     ROWS_MAX_DEFAULT,
@@ -109,7 +110,8 @@ def verify(model: Model) -> None:
     listed file, an operator the runtime lacks. Raises `ModelError` with one line that says which.
     """
     _check_files(model)
-    onnx.check_signature(model, onnx.open_bare(model.file, *read_content(model)))
+    check_backend(model.file, model.manifest.backend)
+    model.check_declared(kind_of(model.file).signature(model.file, *read_content(model)))
 
 
 def read_content(model: Model) -> tuple[bytes, dict[str, bytes]]:
@@ -119,7 +121,7 @@ def read_content(model: Model) -> tuple[bytes, dict[str, bytes]]:
     """
     data, folder = _read_listed(model, model.manifest.file), PurePosixPath(model.manifest.file).parent
     external: dict[str, bytes] = {}
-    for location in sorted(onnx.external_files(model.file, data)):
+    for location in sorted(kind_of(model.file).external(model.file, data)):
         name = (folder / location).as_posix()
         if name not in model.manifest.files:
             raise ModelError(f"{model.file}: its external data {location!r} is not a listed file of the model")
@@ -135,15 +137,18 @@ def add_model(
     version: str | None = None,
     rows_max: int | None = None,
     classes: Sequence[str] | None = None,
+    backend: str | None = None,
 ) -> Model:
     """Copy a model into the repository ``directory`` (made where missing) and return it, verified.
 
-    ``source`` is a directory with a manifest, or an ``.onnx`` file, whose external data is taken along and whose
-    manifest is made: name from the file, version after the newest, signature and hashes from the content. What is
-    given replaces what the manifest says. A reader sees the whole model or nothing, also after a crash. Raises
-    `ModelError`: refused content, an existing version, a file that cannot be read or written.
+    ``source`` is a directory with a manifest, or an ``.onnx``, ``.xml`` or ``.pt2`` file, whose external data is taken
+    along, whose pickled examples are left out, and whose manifest is made: name from the file, version after the
+    newest, signature and hashes from the content. What is given replaces what the manifest says. A reader sees the
+    whole model or nothing, also after a crash. Raises `ModelError`: refused content, an existing version, a file that
+    cannot be read or written; `BackendError` where what it takes to read the format is not installed.
     """
     given: dict[str, Any] = {"name": name, "version": version, "classes": None if classes is None else tuple(classes)}
+    given["backend"] = backend
     if rows_max is not None:
         given |= {"rows_max": rows_max, "buckets": default_buckets(min(max(rows_max, 1), 1 << 30))}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -155,15 +160,21 @@ def add_model(
             return _install(directory, source, manifest)
         family = check_model_name(name or source.stem)
         numbered = {"name": family, "version": version or _next_version(directory, family)} | changes
-        return _install(directory, source.parent, _derive(source, numbered))
+        if source.suffix.lower() != ".pt2":
+            return _install(directory, source.parent, _derive(source, numbered))
+        with tempfile.TemporaryDirectory(prefix="sluice-") as scratch:
+            check_kind(source)
+            cleaned = Path(scratch) / source.name
+            cleaned.write_bytes(program.clean(source, source.read_bytes()))
+            return _install(directory, cleaned.parent, _derive(cleaned, numbered))
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot add {source}: {error}") from error
 
 
 def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
-    check_format(source)
+    kind = kind_of(source)
     data = source.read_bytes()
-    external = {name: source.parent / name for name in onnx.external_files(source, data)}
+    external = {name: source.parent / name for name in kind.external(source, data)}
     for name, path in external.items():
         inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         if inside:
@@ -172,9 +183,9 @@ def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
             raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
     contents = {name: path.read_bytes() for name, path in external.items()}
     manifest: dict[str, Any] = {
-        "backend": "onnxruntime",
+        "backend": kind.backend,
         "file": source.name,
-        "signature": onnx.signature_of(onnx.open_bare(source, data, contents), source),
+        "signature": kind.signature(source, data, contents),
         "rows_max": ROWS_MAX_DEFAULT,
         "buckets": default_buckets(ROWS_MAX_DEFAULT),
         "classes": (),
@@ -246,7 +257,7 @@ def _check_files(model: Model) -> None:
             missing.discard(name)
         if missing:
             raise ModelError(f"{model.path}: {min(missing)} is missing; the directory was copied only in part")
-        check_format(model.file)
+        kind_of(model.file)
     except OSError as error:
         raise ModelError(f"{error.filename or model.path}: {error.strerror}") from error
 

@@ -7,16 +7,27 @@ from importlib import import_module
 from pipeline.core.errors import BackendError
 from pipeline.infer.backend import Backend
 
-__all__ = ["BACKENDS", "backend_for"]
+__all__ = ["BACKENDS", "backend_for", "check_name"]
 
-BACKENDS = {"onnxruntime": ("OnnxRuntime", "sluice"), "tensorrt": ("TensorRt", "sluice[gpu]")}
+BACKENDS = {
+    "onnxruntime": ("OnnxRuntime", "sluice"),
+    "onnxruntime_cuda": ("OnnxRuntimeCuda", "onnxruntime-gpu"),
+    "openvino": ("OpenVino", "sluice[openvino]"),
+    "tensorrt": ("TensorRt", "sluice[gpu]"),
+    "torch": ("Torch", "sluice[torch]"),
+}
 """Name in a manifest -> class in the module of that name, and what to install for its runtime."""
+
+
+def check_name(name: str) -> None:
+    """Raise `BackendError` for a name that no backend has."""
+    if name not in BACKENDS:
+        raise BackendError(f"no backend {name!r}; there are: {', '.join(sorted(BACKENDS))}")
 
 
 def backend_for(name: str) -> Backend:
     """A new, unloaded backend. Raises `BackendError` for an unknown name or a runtime that is not installed."""
-    if name not in BACKENDS:
-        raise BackendError(f"no backend {name!r}; there are: {', '.join(sorted(BACKENDS))}")
+    check_name(name)
     class_name, install = BACKENDS[name]
     try:
         backend: Backend = getattr(import_module(f"{__package__}.{name}"), class_name)()

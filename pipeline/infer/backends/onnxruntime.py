@@ -1,23 +1,21 @@
-"""ONNX Runtime on the CPU: one session, and one binding to the slots' own buffers for each slot and bucket."""
+"""ONNX Runtime: one session, and one binding to the slots' own buffers for each slot and bucket."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import onnxruntime as ort
 
 from pipeline.core.errors import BackendError
-from pipeline.infer.backend import Slot, bucket_of
+from pipeline.infer.backend import Slot, bucket_of, pad, slot_of
+from pipeline.infer.threads import default_threads
 from pipeline.models import Model, read_content
-from pipeline.models.onnx import check_signature, open_session, runtime_errors
+from pipeline.models.onnx import CPU, check_signature, open_session, runtime_errors
 
 __all__ = ["OnnxRuntime"]
 
 _ERRORS = runtime_errors()
-CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class OnnxRuntime:
@@ -31,6 +29,7 @@ class OnnxRuntime:
     asynchronous: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        self.providers: Sequence[Any] = CPU  # of ONNX Runtime, by preference, as its sessions take them
         self._model: Model | None = None
         self._session: Any = None
         self._bindings: list[dict[int, Any]] = []
@@ -43,17 +42,14 @@ class OnnxRuntime:
         # Threads that spin between operators burn the core that Kafka's threads need. CPU time of 256 digits on two
         # busy cores: 5.9 ms on one thread, 7.6 on two, 11.9 on two that spin (and no batch ended sooner for it).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = open_session(model.file, *read_content(model), options)
+        self._session = open_session(model.file, *read_content(model), options, self.providers)
         check_signature(model, self._session)
         self._model = model
 
     def slots(self, count: int) -> list[Slot]:
         model = self._loaded
-        inputs, outputs = model.signature.inputs, model.signature.outputs
-        rows_max = model.manifest.rows_max
         for index in range(len(self._slots), len(self._slots) + count):
-            buffers = ({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in (inputs, outputs))
-            slot = Slot(index, *buffers)
+            slot = slot_of(model, index)
             self._slots.append(slot)
             self._bindings.append({bucket: self._bind(slot, bucket) for bucket in model.manifest.buckets})
         return self._slots[-count:]
@@ -65,10 +61,7 @@ class OnnxRuntime:
 
     def run(self, slot: Slot, rows: int) -> None:
         bucket = bucket_of(rows, self._loaded.manifest.buckets)
-        if rows < bucket:
-            # Zeros, not what an older batch left: the same rows cost and answer the same, whatever ran before.
-            for buffer in slot.inputs.values():
-                buffer[rows:bucket] = 0
+        pad(slot, rows, bucket)
         try:
             self._session.run_with_iobinding(self._bindings[slot.index][bucket])
         except _ERRORS as error:
@@ -96,18 +89,3 @@ class OnnxRuntime:
                 rows = buffer[:bucket]  # contiguous, at the buffer's own address
                 bind(name, "cpu", 0, buffer.dtype.type, rows.shape, rows.ctypes.data)
         return binding
-
-
-def default_threads() -> int:
-    """Threads of one operator: all cores this process may use but one, which polls, plans and publishes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, _quota_cores()) - 1)
-
-
-def _quota_cores() -> int:
-    """Whole cores that the container's CPU quota pays for (cgroup v2); a large number where there is none."""
-    try:
-        quota, period = CGROUP_CPU_MAX.read_text().split()
-        return int(quota) // int(period)
-    except (OSError, ValueError):  # no cgroup v2 here, or "max"
-        return 1 << 16

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
 from pipeline.core.errors import BackendError
-from pipeline.infer import backends
+from pipeline.infer import backends, threads
 from pipeline.infer.backend import Backend, bucket_of
-from pipeline.infer.backends import backend_for, onnxruntime
+from pipeline.infer.backends import backend_for
+from pipeline.models import BUNDLED, load_repository
 from tests.contract.backend_suite import BackendSuite
 
 
@@ -22,6 +24,14 @@ class TestOnnxRuntime(BackendSuite):
 
     def test_two_backends_share_nothing(self) -> None:
         assert backend_for("onnxruntime") is not backend_for("onnxruntime")
+
+
+def test_the_cuda_provider_is_refused_where_it_is_missing() -> None:
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("the onnxruntime that is installed has CUDA")
+    (model,) = load_repository(BUNDLED)
+    with pytest.raises(BackendError, match=r"'onnxruntime_cuda': .* has no CUDA, .*CPU.*pip install onnxruntime-gpu"):
+        backend_for("onnxruntime_cuda").load(model)
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones() -> None:
@@ -48,13 +58,13 @@ def test_a_batch_is_padded_to_the_smallest_bucket_that_holds_it(rows: int, bucke
 
 
 @pytest.mark.parametrize(
-    ("cores", "quota", "threads"),
+    ("cores", "quota", "expected"),
     [(1, "max 100000", 1), (2, "max 100000", 1), (8, "max 100000", 7), (8, "400000 100000", 3), (8, "50000 100000", 1)],
 )
 def test_one_core_of_what_the_container_may_use_is_left_to_kafka(
-    cores: int, quota: str, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cores: int, quota: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    monkeypatch.setattr(onnxruntime, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.setattr(threads, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    assert onnxruntime.default_threads() == threads
+    assert threads.default_threads() == expected

@@ -16,6 +16,7 @@ from pipeline.cli.main import app
 from pipeline.core.errors import BackendError, ConfigError
 from pipeline.infer import placement
 from pipeline.infer.backends import tensorrt
+from pipeline.infer.backends.onnxruntime_cuda import OnnxRuntimeCuda
 from pipeline.infer.backends.tensorrt import TensorRt
 from pipeline.infer.cuda import CudaBindings, Gpu, Gpus, look_for_gpus, probe
 from pipeline.infer.placement import Place, place, placed
@@ -37,6 +38,9 @@ NONE = Gpus((), "no CUDA driver")
         ("tensorrt", "auto", NONE, Place("onnxruntime", why="no CUDA driver")),
         ("tensorrt", "cpu", TWO, Place("onnxruntime")),
         ("tensorrt", "cuda:0", TWO, Place("tensorrt", 0)),
+        ("onnxruntime_cuda", "auto", TWO, Place("onnxruntime_cuda")),
+        ("onnxruntime_cuda", "cpu", TWO, Place("onnxruntime")),
+        ("onnxruntime_cuda", "cuda:1", TWO, Place("onnxruntime_cuda", 1)),
         ("openvino", "cpu", TWO, Place("openvino")),
         ("openvino", "auto", NONE, Place("openvino")),
     ],
@@ -69,6 +73,10 @@ def test_a_backend_is_made_for_the_gpu_it_was_given(monkeypatch: pytest.MonkeyPa
     backend = placed(load_repository(BUNDLED)[0], "cuda:1")
     assert isinstance(backend, TensorRt)
     assert backend._device == 1
+    monkeypatch.setattr(placement, "place", lambda backend, device: Place("onnxruntime_cuda", 1))
+    backend = placed(load_repository(BUNDLED)[0], "cuda:1")
+    assert isinstance(backend, OnnxRuntimeCuda)
+    assert backend.providers[0][1]["device_id"] == "1"
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:", "cuda:x", "cuda:0 ", "CUDA:0", ""])

@@ -60,6 +60,63 @@ def pick(path: Path) -> Path:
     )
 
 
+def conv(path: Path, side: int = 32) -> Path:
+    """Three strided convolutions of an RGB image, one of them depthwise, batch-normalised: ten scores."""
+    rng = np.random.default_rng(0)
+    shapes = {"w0": (16, 3, 3, 3), "w1": (16, 1, 3, 3), "w2": (32, 16, 1, 1), "dense": (32, 10), "scale": (16,)}
+    values = {name: rng.normal(0, np.prod(shape[1:] or (4,)) ** -0.5, shape) for name, shape in shapes.items()}
+    values |= {"dense": 3 * values["dense"], "bias": rng.normal(size=16), "mean": np.zeros(16), "var": np.ones(16)}
+    around: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "strides": [2, 2]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["c0"], **around),
+        helper.make_node("BatchNormalization", ["c0", "scale", "bias", "mean", "var"], ["n0"]),
+        helper.make_node("Relu", ["n0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "w1"], ["c1"], group=16, **around),
+        helper.make_node("Conv", ["c1", "w2"], ["c2"], kernel_shape=[1, 1]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "dense"], ["y"]),
+    ]
+    return save(
+        path,
+        nodes,
+        inputs={"x": (FLOAT, ("batch", 3, side, side))},
+        outputs={"y": (FLOAT, ("batch", 10))},
+        constants=[numpy_helper.from_array(value.astype(np.float32), name) for name, value in values.items()],
+    )
+
+
+def pick_or_misfit(path: Path) -> Path:
+    """As `pick`, but an ``at`` over 9 fails for shapes that do not fit, also where indices are not checked."""
+    constants = {
+        "nine": np.array([9]),
+        "ten": np.array([10]),
+        "table": np.arange(0, 100, 10),
+        "ones": np.ones(10, "f4"),
+    }
+    nodes = [
+        helper.make_node("Greater", ["at", "nine"], ["over"]),
+        helper.make_node("Cast", ["over"], ["over.int"], to=TensorProto.INT64),
+        helper.make_node("ReduceMax", ["over.int"], ["bad"], keepdims=1),
+        helper.make_node("Add", ["ten", "bad"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("MatMul", ["zeros", "ones"], ["zero"]),  # 10 by 10; 11 by 10 cannot be
+        helper.make_node("Cast", ["zero"], ["zero.int"], to=TensorProto.INT64),
+        helper.make_node("Add", ["table", "zero.int"], ["whole"]),
+        helper.make_node("Gather", ["whole", "at"], ["picked"]),
+        helper.make_node("Identity", ["image"], ["copied"]),
+    ]
+    image = (FLOAT, ("batch", 2, 2))
+    return save(
+        path,
+        nodes,
+        inputs={"at": (TensorProto.INT64, ("batch",)), "image": image},
+        outputs={"picked": (TensorProto.INT64, ("batch",)), "copied": image},
+        constants=[numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+
+
 def unknown_operator(path: Path) -> Path:
     """A graph whose only operator no runtime has."""
     node = helper.make_node("Conjure", ["x"], ["y"], domain="example.none")

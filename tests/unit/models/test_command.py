@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipeline.cli.main import app
-from pipeline.core.errors import ConfigError, ModelError
+from pipeline.core.errors import BackendError, ConfigError, ModelError
 from pipeline.models import list_models
 from tests.unit.models import graphs
 
@@ -57,6 +57,18 @@ def test_add_takes_what_is_given_and_prints_the_model(models: Path, tmp_path: Pa
     assert added == list_models(models)[-1].to_dict()
     assert (added["name"], added["version"], added["rows_max"]) == ("sum", "2.1", 12)
     assert added["classes"] == ["a", "b", "c"]
+
+
+def test_add_says_which_runtime_serves_the_model(models: Path, tmp_path: Path) -> None:
+    options = ["--models", models, "--name", "sum", "--backend"]
+    assert printed(sluice("add", tmp_path / "plus.onnx", *options, "openvino", "--json"))["backend"] == "openvino"
+    refused = sluice("add", tmp_path / "plus.onnx", *options, "abacus").exception
+    assert isinstance(refused, BackendError)
+    assert "no backend 'abacus'" in str(refused)
+    refused = sluice("add", tmp_path / "plus.onnx", *options, "torch").exception
+    assert isinstance(refused, ModelError)
+    assert "does not read .onnx" in str(refused)
+    assert printed(sluice("verify", "sum", "--models", models, "--json"))["ok"]
 
 
 def test_verify_tells_the_good_from_the_refused_and_exits_1(models: Path) -> None:
