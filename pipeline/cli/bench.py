@@ -21,10 +21,13 @@ app = typer.Typer(no_args_is_help=True, help="Measure Sluice beside its peers, i
 
 Broker = Annotated[str | None, typer.Option(help="HOST:PORT to measure on; an embedded Kafka if not given.")]
 Repeats = Annotated[int, typer.Option(help="Rounds; each runs every contestant once, in rotating order.", min=1)]
+PeersPython = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="A Python that has the peers which are not installed beside Sluice.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-PEERS = ("loop", "quiet-loop", "faust")
 
 
 @app.command()
@@ -32,37 +35,47 @@ def throughput(
     broker: Broker = None,
     repeats: Repeats = 3,
     messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 400_000,
-    faust_messages: Annotated[int, typer.Option(help="The same for stock Faust, which is slower.", min=1000)] = 20_000,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only beside this peer; may be repeated.", show_default=False),
+    ] = None,
+    peers_python: PeersPython = None,
     arrow: Annotated[bool, typer.Option("--arrow", help="Arrow requests of many rows, beside the bare model.")] = False,
     requests: Annotated[int, typer.Option(help="Arrow requests of a run.", min=100)] = 600,
     rows: Annotated[int, typer.Option(help="Rows of an Arrow request.", min=1)] = 1024,
     as_json: Json = False,
 ) -> None:
-    """Requests a second of Sluice, of a hand-written librdkafka loop and of stock Faust on the same messages.
+    """Requests a second of Sluice and of its peers on the same messages.
 
     One-row raw messages of 200 bytes through a linear model, so that the way is measured and not the model; every
     contestant publishes the same bytes, key and headers, and every answer is counted and a sample of them checked.
-    The quiet loop has Python's cycle collector set as Sluice's worker sets its own.
-    With --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop.
+    Peers: hand-written loops with librdkafka (loop; quiet-loop has Python's cycle collector set as Sluice's worker sets
+    its own) and with aiokafka, stock faust, bytewax, quixstreams. One whose package is not installed is left out. The
+    slower ones get fewer messages. With --arrow: rows a second through the bundled digit classifier, beside the same
+    model called in a loop.
 
     For instance: sluice bench throughput --repeats 5 --json
     """
+    from pipeline.load.contestants import PEERS, field_of
     from pipeline.load.throughput import ArrowWork, RawWork, arrow_throughput, raw_throughput
     from pipeline.models import BUNDLED
 
-    with _ground(broker, repeats * (2 if arrow else 1 + len(PEERS))) as (bootstrap, folder, tell):
-        if arrow:
-            model = _model(BUNDLED, "digits")
-            work = ArrowWork(model, bootstrap, folder, requests=requests, rows=rows, repeats=repeats)
-            rounds, figure, cpu = arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
-            ratios = {"sluice / model": rounds.ratio("sluice", "model", figure)}
-        else:
-            model = _model(_linear(), "linear")
-            raw = RawWork(model, bootstrap, folder, messages=messages, faust_messages=faust_messages, repeats=repeats)
-            rounds, figure, cpu = raw_throughput(raw, tell), "messages_per_s", "cpu_us_per_message"
-            ratios = {f"sluice / {peer}": rounds.ratio("sluice", peer, figure) for peer in PEERS}
+    with tempfile.TemporaryDirectory(prefix="sluice-peers-") as place:
+        field = field_of([] if arrow else peer or PEERS, peers_python, Path(place))
+        with _ground(broker, repeats * (2 if arrow else 1 + len(field.commands))) as (bootstrap, folder, tell):
+            if arrow:
+                model = _model(BUNDLED, "digits")
+                work = ArrowWork(model, bootstrap, folder, requests=requests, rows=rows, repeats=repeats)
+                rounds, figure, cpu = arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
+            else:
+                model = _model(_linear(), "linear")
+                raw = RawWork(model, bootstrap, folder, field.commands, messages=messages, repeats=repeats)
+                rounds, figure, cpu = raw_throughput(raw, tell), "messages_per_s", "cpu_us_per_message"
+    ratios = {f"sluice / {name}": rounds.ratio("sluice", name, figure) for name in rounds.runs if name != "sluice"}
     lines = [*_table(rounds, {figure: ",.0f", cpu: ".1f"}), "", *_spreads("ratio, within each round", ratios, ".2f")]
-    _emit("throughput", rounds, {"model": model.label, "ratios": _dicts(ratios)}, lines, as_json)
+    lines += [f"left out: {name}: {why}" for name, why in field.left_out.items()]
+    about = {"model": model.label, "ratios": _dicts(ratios), "left_out": field.left_out}
+    _emit("throughput", rounds, about, lines, as_json)
 
 
 @app.command()

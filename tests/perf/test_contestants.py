@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from pipeline import load
+from pipeline.load.contestants import PEERS, field_of
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process
 from pipeline.load.readback import end_offsets, read_back, wait_for_answers
@@ -21,12 +22,8 @@ MESSAGES = 2_000
 DISTINCT = 400
 HEADERS = ("request-id", "content-type", "status", "model", "source")
 
-Peer = tuple[str, Callable[[Lane], list[str]]]
-PEERS: dict[str, Peer] = {
-    "loop": ("pipeline.load.peers.loop", lambda lane: lane.peer_arguments(LINGER_MS)),
-    "faust": ("pipeline.load.peers.faust_take", lambda lane: lane.peer_arguments(LINGER_MS)),
-    "sluice": ("pipeline.cli", Lane.serve_arguments),
-}
+# Those of the extra `bench` that are installed here, too.
+FIELD = field_of(PEERS, None, Path("never made"))
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +41,13 @@ def lane(broker: EmbeddedKafka, topic: Callable[..., str], model: Model, tmp_pat
         yield lane
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [name for name in FIELD.commands if name != "quiet-loop"] + ["sluice"])
 def test_each_request_is_answered_once_with_the_right_value_and_the_same_headers(name: str, lane: Lane) -> None:
-    module, arguments = PEERS[name]
+    module, arguments = "pipeline.cli", lane.serve_arguments()
+    if name != "sluice":
+        module, arguments = PEERS[name].module, lane.peer_arguments(LINGER_MS)
     predictions = lane.model.topics.predictions
-    with Process(module, arguments(lane), lane.folder / "log") as process:
+    with Process(module, arguments, lane.folder / "log", FIELD.commands.get(name)) as process:
         wait_for_answers(lane.admin, predictions, lane.partitions, MESSAGES, process, warmup=0.1)
         process.stop()
     right = checker(lane.model, RAW, rows=1, distinct=DISTINCT)
