@@ -61,7 +61,7 @@ class Answers(threading.Thread):
         self._run = run
         self._open = count
         self._ended = threading.Event()
-        self._consumer = connection.consumer()
+        self._consumer = connection.consumer(isolation_level="read_committed")
         partitions = self._consumer.list_topics(topic, timeout=10).topics[topic].partitions
         self._consumer.assign(
             [

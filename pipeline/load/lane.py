@@ -53,8 +53,10 @@ class Lane:
         """The command line of ``sluice serve``, all else at its defaults."""
         return ["serve", "--models", str(self.repository), "--broker", self.broker, "--group", self.model.name]
 
-    def preload(self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096) -> None:
-        """Fill the request topic from a process of its own."""
+    def preload(
+        self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096, sampled: float | None = None
+    ) -> None:
+        """Fill the request topic from a process of its own; ``sampled`` is the share of traces to be recorded."""
         run_module(
             "pipeline.load.preload",
             [
@@ -62,6 +64,7 @@ class Lane:
                 *("--repository", str(self.repository), "--model", self.model.name),
                 *("--count", str(count), "--content-type", content_type, "--rows", str(rows)),
                 *("--distinct", str(distinct), "--partitions", str(self.partitions)),
+                *(() if sampled is None else ("--sampled", str(sampled))),
             ],
         )
 

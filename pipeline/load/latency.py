@@ -16,7 +16,7 @@ from pipeline.load.throughput import LINGER_MS
 from pipeline.models import Model
 from topics.records import RAW
 
-__all__ = ["LatencyWork", "latency"]
+__all__ = ["LatencyWork", "latency", "open_loop"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
                 Process(module, arguments(lane), lane.folder / "log") as process,
             ):
                 process.wait_ready()
-                return _generate(work, lane, seed=number)
+                return open_loop(work, lane, seed=number)
 
         return run
 
@@ -66,7 +66,8 @@ def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
     )
 
 
-def _generate(work: LatencyWork, lane: Lane, seed: int) -> Figures:
+def open_loop(work: LatencyWork, lane: Lane, seed: int) -> Figures:
+    """Generate the load for who serves the lane; raises `BenchError` unless all is answered ``ok``."""
     found = drive(
         Load(
             broker=work.broker,

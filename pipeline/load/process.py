@@ -60,10 +60,13 @@ class Process:
         if self._process.poll() is not None:
             raise BenchError(f"{self._name} exited with {self._process.returncode}: {self._tail()}")
 
-    def wait_ready(self) -> None:
-        """Until it has printed its ``ready`` line."""
+    def wait_ready(self) -> str:
+        """The ``ready`` line, once it has printed it."""
         deadline_s = time.monotonic() + READY_S_MAX
-        while not any(line.startswith(b"ready") for line in self._log.read_bytes().splitlines()):
+        while True:
+            *lines, _ = self._log.read_text(errors="replace").split("\n")  # the last is not yet complete
+            if ready := [line for line in lines if line.startswith("ready")]:
+                return ready[0]
             self.check()
             if time.monotonic() > deadline_s:
                 raise BenchError(f"{self._name} was not ready after {READY_S_MAX:.0f} s: {self._tail()}")

@@ -26,7 +26,7 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW, RAW
 
-__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "checker", "raw_throughput"]
+__all__ = ["WARMUP", "ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
 
 SLUICE = Peer("pipeline.cli")
 MESSAGES_MIN = 1000
@@ -78,7 +78,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
                 own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(LINGER_MS), *peer.options]
                 process = Process(peer.module, own, lane.folder / "log", work.commands.get(name))
-                answers, cpu_s = _answer(lane, process, count, RAW, rows=1, distinct=4096)
+                answers, cpu_s = answer(lane, process, count, RAW, rows=1, distinct=4096)
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")
@@ -101,17 +101,23 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
             process = Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log")
-            answers, cpu_s = _answer(lane, process, work.requests, ARROW, work.rows, distinct)
+            answers, cpu_s = answer(lane, process, work.requests, ARROW, work.rows, distinct)
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
 
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
 
 
-def _answer(
-    lane: Lane, process: Process, count: int, content_type: str, rows: int, distinct: int
+def answer(
+    lane: Lane,
+    process: Process,
+    count: int,
+    content_type: str,
+    rows: int,
+    distinct: int,
+    sampled: float | None = None,
 ) -> tuple[Readback, float]:
     """Preload, run the process until all is answered, stop it, check every answer; also the CPU seconds of one."""
-    lane.preload(count, content_type, rows=rows, distinct=distinct)
+    lane.preload(count, content_type, rows=rows, distinct=distinct, sampled=sampled)
     predictions = lane.model.topics.predictions
     with process:
         cpu_s = wait_for_answers(lane.admin, predictions, lane.partitions, count, process, WARMUP)
