@@ -78,7 +78,7 @@ def throughput(
     check_plot(plot)
     with tempfile.TemporaryDirectory(prefix="sluice-peers-") as place:
         field = field_of([] if arrow or arrow_bytes else peer or PEERS, peers_python, Path(place))
-        with _ground(broker, repeats * (1 + (len(field.commands) or 1))) as ground:
+        with _ground(broker, repeats * (1 + (len(field.commands) or 1 + arrow_bytes))) as ground:
             if arrow_bytes:
                 of = _measure_bytes(ground, repeats, requests or 1500)
             elif arrow:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.load.lane import open_lane
 from pipeline.load.process import Process, run_module
-from pipeline.load.rounds import Figures, Rounds, interleave
+from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
 from pipeline.load.throughput import WARMUP, answer
 from pipeline.models import Model
 from topics.records import ARROW
@@ -33,29 +33,21 @@ class VolumeWork:
 
 
 def volume(work: VolumeWork, tell: Callable[[str], None]) -> Rounds:
-    """``consume`` (librdkafka alone, the worker's settings) and ``sluice``; ``bytes_per_s``, ``cpu_us_per_message``.
+    """``consume``, ``consume-copy`` and ``sluice``; figures ``bytes_per_s``, ``cpu_us_per_message``.
+
+    ``consume`` is librdkafka alone with the worker's settings. ``consume-copy`` also checks and copies what it read, as
+    any worker must: the limit of this machine, since each pass over the bytes costs its memory.
 
     Raises `BenchError` where a request is not answered or wrongly.
     """
     (tensor,) = work.model.signature.inputs
     row_bytes = tensor.dtype.itemsize * tensor.shape[0]
 
-    def consume(number: int) -> Figures:
-        with open_lane(work.broker, work.folder, work.model, f"consume-{number}", work.partitions) as lane:
-            lane.preload(work.requests, ARROW, rows=work.rows, distinct=DISTINCT)
-            where = [
-                "--broker",
-                lane.broker,
-                "--topic",
-                lane.model.topics.requests,
-                "--partitions",
-                str(lane.partitions),
-            ]
-            printed = run_module(
-                "pipeline.load.peers.consume", [*where, "--count", str(work.requests), "--warmup", str(WARMUP)]
-            )
-            figures: Figures = json.loads(printed)
-            return figures
+    def consume(name: str, *options: str) -> Contestant:
+        def run(number: int) -> Figures:
+            return _consume(work, f"{name}-{number}", options)
+
+        return run
 
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-{number}", work.partitions) as lane:
@@ -65,4 +57,17 @@ def volume(work: VolumeWork, tell: Callable[[str], None]) -> Rounds:
         bytes_per_s = answers.rate(WARMUP) * work.rows * row_bytes
         return {"bytes_per_s": bytes_per_s, "cpu_us_per_message": cpu_s * 1e6}
 
-    return interleave({"consume": consume, "sluice": sluice}, work.repeats, tell)
+    return interleave(
+        {"consume": consume("consume"), "consume-copy": consume("copy", "--copy"), "sluice": sluice}, work.repeats, tell
+    )
+
+
+def _consume(work: VolumeWork, name: str, options: tuple[str, ...]) -> Figures:
+    with open_lane(work.broker, work.folder, work.model, name, work.partitions) as lane:
+        lane.preload(work.requests, ARROW, rows=work.rows, distinct=DISTINCT)
+        arguments = [
+            *("--broker", lane.broker, "--topic", lane.model.topics.requests, "--partitions", str(lane.partitions)),
+            *("--count", str(work.requests), "--warmup", str(WARMUP), *options),
+        ]
+        figures: Figures = json.loads(run_module("pipeline.load.peers.consume", arguments))
+        return figures

@@ -38,7 +38,7 @@ def test_bytes_come_in_through_sluice_and_through_a_consumer_alone(broker: Embed
     found = volume(
         VolumeWork(model("large", "first"), broker.bootstrap, folder, requests=100, repeats=1), lambda _: None
     )
-    assert set(found.runs) == {"consume", "sluice"}
+    assert set(found.runs) == {"consume", "consume-copy", "sluice"}
     assert all(found.values(name, "bytes_per_s")[0] > 0 for name in found.runs)
 
 
