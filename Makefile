@@ -27,7 +27,7 @@ help:
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
-	@echo "make bench         throughput and latency beside their peers"
+	@echo "make bench         throughput and latency beside their peers, and what exactly-once costs"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
@@ -66,6 +66,7 @@ bench: $(STAMP)
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench latency
+	$(BIN)/sluice bench guarantees
 
 audit: $(STAMP)
 	$(BIN)/python ops/audit.py

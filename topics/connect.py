@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 __all__ = ["MESSAGE_BYTES_MAX", "Connection", "Sparse"]
 
-MESSAGE_BYTES_MAX = 17 * 1024 * 1024  # a 16 MiB request with its key and headers; the topic has the last word
+MESSAGE_BYTES_MAX = 13 * 1024 * 1024  # a 12 MiB request with its key and headers; the topic has the last word
 
 REACH_S = 30.0  # a broker's restart
 REFUSED_S = 3.0  # who is refused for so long has the wrong settings; a broker that starts refuses for a moment

@@ -11,8 +11,10 @@ __all__ = ["RequestLimits"]
 class RequestLimits:
     """What one request may ask for (invariant I4)."""
 
-    value_bytes_max: int = 16 * 1024 * 1024  # a broker's default is 1 MB; people raise it to about 10 MB
-    rows_max: int = 65_536  # 16 MiB of 256-byte rows
+    # A broker's default is 1 MB; people raise it to about 10 MB. librdkafka holds what it received, Python a copy and
+    # the producer one of the dead letter: three times 12 MiB, in a worker that may grow by 64 MiB for one message.
+    value_bytes_max: int = 12 * 1024 * 1024
+    rows_max: int = 49_152  # 12 MiB of 256-byte rows
     # Parsed JSON takes up to 93 bytes for each value, list, object and key, and a string four times its bytes where one
     # character of it needs four. So 400,000 and 4 MiB stay below 36 + 5 * 4 = 56 MiB, beside the message itself.
     json_bytes_max: int = 4 * 1024 * 1024  # about 350,000 numbers as one writes float32: Arrow is for more

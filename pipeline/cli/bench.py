@@ -196,6 +196,44 @@ def latency(
     _emit("latency", rounds, about, lines, as_json)
 
 
+@app.command()
+def guarantees(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    messages: Annotated[int, typer.Option(help="One-row requests of a run at full speed.", min=1000)] = 400_000,
+    rate: Annotated[float, typer.Option(help="Requests a second of a run at a low rate.", min=0.1)] = 100.0,
+    duration_s: Annotated[float, typer.Option(help="Counted seconds of such a run.", min=1)] = 10.0,
+    as_json: Json = False,
+) -> None:
+    """What exactly-once costs: Sluice with it beside Sluice without, in turn, as a read-committed consumer sees both.
+
+    Full speed is the throughput bench's linear model, the low rate is the latency bench's digits with Poisson arrivals.
+
+    For instance: sluice bench guarantees --repeats 5 --json
+    """
+    from pipeline.load.guarantees import guarantees as measure
+    from pipeline.load.latency import LatencyWork
+    from pipeline.load.throughput import RawWork
+    from pipeline.models import BUNDLED
+
+    linear, digits = _model(_ours("models"), "linear"), _model(BUNDLED, "digits")
+    ours, base = "exactly-once", "at-least-once"
+    with _ground(broker, repeats * 2) as (bootstrap, folder, tell):
+        full = RawWork(linear, bootstrap, folder, messages=messages, repeats=repeats)
+        rounds = measure(full, LatencyWork(digits, bootstrap, folder, rate=rate, duration_s=duration_s), tell)
+    ratios = {"messages_per_s": rounds.ratio(ours, base, "messages_per_s")}
+    added = {f"{p} ms": rounds.above(ours, [base], f"{p}_ms") for p in ("p50", "p99")}
+    forms = {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f", "p50_ms": ".2f", "p99_ms": ".2f"}
+    lines = [
+        *_table(rounds, forms),
+        "",
+        *_spreads(f"{ours} / {base}, within each round", ratios, ".2f"),
+        *_spreads(f"{ours} above {base}, within each round", added, ".2f"),
+    ]
+    about = {"models": [linear.label, digits.label], "rate": rate, "ratios": _dicts(ratios), "added": _dicts(added)}
+    _emit("guarantees", rounds, about, lines, as_json)
+
+
 @contextmanager
 def _ground(broker: str | None, runs: int) -> Iterator[Ground]:
     """A broker, a folder and someone to tell what runs; gone when the measuring is over."""

@@ -50,7 +50,10 @@ OUTCOMES = {
 
 
 class Answers(threading.Thread):
-    """Reads the predictions topic from its present end and notes what became of each request of this run, and when."""
+    """Reads the predictions topic from its present end: what became of each request of this run, and when it was seen.
+
+    An answer is seen once it is committed.
+    """
 
     def __init__(self, connection: Connection, topic: str, run: bytes, count: int) -> None:
         super().__init__(name="answers", daemon=True)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from pipeline.load.process import run_module
+from pipeline.load.readback import end_offsets
 from pipeline.models import Model
 from pipeline.models.manifest import MANIFEST
 from topics.connect import Connection
 
 __all__ = ["Lane", "open_lane"]
 
+ASK_S_MAX = 10.0
 TOPICS_S_MAX = 15.0  # to create or delete three topics; a busy single node takes up to a second
 
 
@@ -49,9 +51,22 @@ class Lane:
             *("--onnx", str(self.model.file), "--label", self.model.label, "--linger-ms", str(linger_ms)),
         ]
 
-    def serve_arguments(self) -> list[str]:
+    def serve_arguments(self, *options: str) -> list[str]:
         """The command line of ``sluice serve``, all else at its defaults."""
-        return ["serve", "--models", str(self.repository), "--broker", self.broker, "--group", self.model.name]
+        where = ["--models", str(self.repository), "--broker", self.broker, "--group", self.model.name]
+        return ["serve", *where, *options]
+
+    def published(self) -> Callable[[], int]:
+        """Asks how many records were published; transactions count too many: markers, and what was aborted."""
+        admin = self.admin
+        return lambda: sum(end_offsets(admin, self.model.topics.predictions, self.partitions))
+
+    def committed(self) -> Callable[[], int]:
+        """Asks how many requests the group has committed, which a transaction does with the answers."""
+        # Not the admin client: librdkafka (2.16) crashes where a group's coordinator has only just started.
+        reader = Connection(self.broker).consumer(group_id=self.model.name)
+        places = [TopicPartition(self.model.topics.requests, partition) for partition in range(self.partitions)]
+        return lambda: sum(max(place.offset, 0) for place in reader.committed(places, ASK_S_MAX))
 
     def preload(
         self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096, sampled: float | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from pipeline.load.process import BenchError, Process
@@ -51,10 +51,8 @@ def end_offsets(admin: AdminClient, topic: str, partitions: int) -> list[int]:
     return [future.result(10).offset for future in admin.list_offsets(wanted).values()]
 
 
-def wait_for_answers(
-    admin: AdminClient, topic: str, partitions: int, count: int, process: Process, warmup: float
-) -> float:
-    """Until the topic holds ``count`` records; the CPU seconds of each answer after the share ``warmup``.
+def wait_for_answers(answers: Callable[[], int], count: int, process: Process, warmup: float) -> float:
+    """Until there are ``count`` ``answers``; the CPU seconds of each after the share ``warmup``.
 
     Raises `BenchError` where the process ends or stalls before.
     """
@@ -63,7 +61,7 @@ def wait_for_answers(
     while seen < count:
         process.check()
         time.sleep(WATCH_S)
-        now = sum(end_offsets(admin, topic, partitions))
+        now = answers()
         if warm is None and now >= count * warmup:
             warm = (now, process.cpu_s())
         if now > seen:
@@ -75,7 +73,7 @@ def wait_for_answers(
 
 
 def read_back(broker: str, topic: str, partitions: int, requests: int, right: Callable[[int, bytes], bool]) -> Readback:
-    """Read the whole topic: every request 0..``requests``-1 answered ``ok``, a sample of the values ``right``.
+    """Read all that is committed: every request 0..``requests``-1 answered ``ok``, a sample of the values ``right``.
 
     Requests were preloaded as `pipeline.load.preload` says, so ``source`` names the request.
     Raises `BenchError` for a request without an answer, a status that is not ok, or a wrong value.
@@ -107,17 +105,27 @@ def read_back(broker: str, topic: str, partitions: int, requests: int, right: Ca
 
 
 def _messages(broker: str, topic: str, ends: list[int]) -> Any:
-    consumer = Connection(broker).consumer()
+    """The committed records below these ends, which also count what no reader sees: markers, aborted records."""
+    consumer = Connection(broker).consumer(isolation_level="read_committed", enable_partition_eof=True)
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(len(ends))])
-    left, until_s = sum(ends), time.monotonic() + READ_S_MAX
+    left, until_s = set(range(len(ends))), time.monotonic() + READ_S_MAX
     try:
         while left:
             if time.monotonic() > until_s:
-                raise BenchError(f"{topic}: {left} records could not be read in {READ_S_MAX:.0f} s")
+                raise BenchError(f"{topic}: partitions {left} could not be read in {READ_S_MAX:.0f} s")
             for message in consumer.consume(CHUNK_MESSAGES, 0.1):
-                if message.error() is not None:
-                    raise KafkaException(message.error())
-                left -= 1
-                yield message
+                if (error := message.error()) is None:
+                    yield message
+                elif error.code() != KafkaError._PARTITION_EOF:
+                    raise KafkaException(error)
+                elif (reached := _place(message))[1] >= ends[reached[0]]:  # else a transaction is being completed
+                    left.discard(reached[0])
     finally:
         consumer.close()
+
+
+def _place(message: Message) -> tuple[int, int]:
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None, "it was read from one"
+    assert offset is not None, "and at one"
+    return partition, offset

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class RawWork:
     model: Model
     broker: str
     folder: Path
-    commands: Mapping[str, list[str]]
+    commands: Mapping[str, list[str]] = field(default_factory=dict)
     messages: int = 400_000
     partitions: int = 4
     repeats: int = 3
@@ -78,7 +78,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
                 own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(LINGER_MS), *peer.options]
                 process = Process(peer.module, own, lane.folder / "log", work.commands.get(name))
-                answers, cpu_s = answer(lane, process, count, RAW, rows=1, distinct=4096)
+                answers, cpu_s = answer(lane, process, lane.published(), count, RAW, rows=1, distinct=4096)
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")
@@ -101,7 +101,7 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
             process = Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log")
-            answers, cpu_s = answer(lane, process, work.requests, ARROW, work.rows, distinct)
+            answers, cpu_s = answer(lane, process, lane.published(), work.requests, ARROW, work.rows, distinct)
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
 
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
@@ -110,17 +110,21 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
 def answer(
     lane: Lane,
     process: Process,
+    answers: Callable[[], int],
     count: int,
     content_type: str,
     rows: int,
     distinct: int,
     sampled: float | None = None,
 ) -> tuple[Readback, float]:
-    """Preload, run the process until all is answered, stop it, check every answer; also the CPU seconds of one."""
+    """Preload, run the process until all is answered, stop it, check every answer; also the CPU seconds of one.
+
+    ``answers`` asks how many there are.
+    """
     lane.preload(count, content_type, rows=rows, distinct=distinct, sampled=sampled)
     predictions = lane.model.topics.predictions
     with process:
-        cpu_s = wait_for_answers(lane.admin, predictions, lane.partitions, count, process, WARMUP)
+        cpu_s = wait_for_answers(answers, count, process, WARMUP)
         process.stop()
     right = checker(lane.model, content_type, rows, distinct)
     return read_back(lane.broker, predictions, lane.partitions, count, right), cpu_s

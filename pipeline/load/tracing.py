@@ -48,7 +48,9 @@ def tracing(work: TracingWork, tell: Callable[[str], None]) -> Rounds:
                 port = sink.wait_ready().split()[1]
                 options = ["--otlp-endpoint", f"http://127.0.0.1:{port}"] if traced else []
                 process = Process("pipeline.cli", [*lane.serve_arguments(), *options], lane.folder / "log")
-                answers, cpu_s = answer(lane, process, work.messages, RAW, rows=1, distinct=4096, sampled=sampled)
+                answers, cpu_s = answer(
+                    lane, process, lane.published(), work.messages, RAW, rows=1, distinct=4096, sampled=sampled
+                )
                 sink.stop()
                 posted = (lane.folder / "sink").read_text()
             if traced and not all(path in posted for path in POSTED):

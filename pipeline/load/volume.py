@@ -52,7 +52,7 @@ def volume(work: VolumeWork, tell: Callable[[str], None]) -> Rounds:
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-{number}", work.partitions) as lane:
             process = Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log")
-            answers, cpu_s = answer(lane, process, work.requests, ARROW, work.rows, DISTINCT)
+            answers, cpu_s = answer(lane, process, lane.published(), work.requests, ARROW, work.rows, DISTINCT)
         # What a request holds beyond its rows (1 kB of Arrow's schema) is left out: that is to our loss.
         bytes_per_s = answers.rate(WARMUP) * work.rows * row_bytes
         return {"bytes_per_s": bytes_per_s, "cpu_us_per_message": cpu_s * 1e6}

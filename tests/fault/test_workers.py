@@ -10,6 +10,7 @@ import pytest
 from tests.contract.worker import Worker
 from tests.fault.conftest import MakeScene
 from tests.fault.scene import Scene
+from tests.fault.workload import slow
 
 AT_LEAST, EXACTLY = "at-least-once", "exactly-once"
 BOTH = pytest.mark.parametrize("guarantee", [AT_LEAST, EXACTLY])
@@ -24,7 +25,7 @@ FROZEN_S = 8.0
 
 @BOTH
 def test_f1_killed_in_the_middle_of_batches(scene: MakeScene, guarantee: str, long: bool) -> None:
-    with scene("F1", "worker killed -9 mid-batch", guarantee) as at:
+    with scene("F1", "worker killed -9 mid-batch", guarantee, workload=slow) as at:
         for _ in range(20 if long else 3):
             at.client.send(10_000)
             before, worker = at.produced(), at.start(*ONLY)

@@ -16,11 +16,11 @@ from confluent_kafka import KafkaError, Message, Producer
 
 import pipeline.load
 from pipeline.local.kafka import quiet
-from tests.contract.test_flow import renamed
+from tests.contract.test_flow import in_small_batches, renamed
 from tests.fault.verify import Sent
 from topics.records import RAW
 
-__all__ = ["Client", "Workload", "linear"]
+__all__ = ["Client", "Workload", "linear", "slow"]
 
 TICK_S = 0.01
 KEYS = 500
@@ -52,6 +52,13 @@ def linear(folder: Path, name: str) -> Workload:
         return bool(abs(score - scores[int(request_id) % len(scores)]) < 1e-6)  # apart by the shape of its batch
 
     return Workload(models, name, lambda number: made(number, values[number % len(values)]), right)
+
+
+def slow(folder: Path, name: str) -> Workload:
+    """The same in small batches, so that a worker can be caught in the midst of them."""
+    workload = linear(folder, name)
+    in_small_batches(workload.models, name)
+    return workload
 
 
 def made(number: int, value: bytes | None) -> Made:

@@ -71,7 +71,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
                      "json: deep data"),
     "view types": ("arrow: list views", "arrow: text view"),
     "invalid UTF-8": ("json: invalid UTF-8", "json: lone surrogate", "arrow: name that is not UTF-8"),
-    "JSON depth bomb": ("json: depth bomb", "bomb: json 16 MiB of open lists"),
+    "JSON depth bomb": ("json: depth bomb", "bomb: json 12 MiB of open lists"),
     "huge integers": (
         "json: integer of 5,000 digits", "json: integer that no dtype holds", "json: exponent of 5,000 digits",
         "json: dimension over 64 bits", "header: priority of 4,000 digits", "deadline: of 4,000 digits",

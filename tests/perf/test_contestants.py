@@ -22,8 +22,13 @@ MESSAGES = 2_000
 DISTINCT = 400
 HEADERS = ("request-id", "content-type", "status", "model", "source")
 
-# Those of the extra `bench` that are installed here, too.
+# Those of the extra `bench` that are installed here, too; and Sluice, as it is asked how far it is.
 FIELD = field_of(PEERS, None, Path("never made"))
+SLUICE: dict[str, tuple[tuple[str, ...], Callable[[Lane], Callable[[], int]]]] = {
+    "sluice": ((), Lane.published),
+    "at-least-once": ((), Lane.committed),
+    "exactly-once": (("--guarantee", "exactly-once"), Lane.committed),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +46,18 @@ def lane(broker: EmbeddedKafka, topic: Callable[..., str], model: Model, tmp_pat
         yield lane
 
 
-@pytest.mark.parametrize("name", [name for name in FIELD.commands if name != "quiet-loop"] + ["sluice"])
+@pytest.mark.parametrize("name", [*(name for name in FIELD.commands if name != "quiet-loop"), *SLUICE])
 def test_each_request_is_answered_once_with_the_right_value_and_the_same_headers(name: str, lane: Lane) -> None:
-    module, arguments = "pipeline.cli", lane.serve_arguments()
-    if name != "sluice":
+    command = FIELD.commands.get(name)
+    if name in SLUICE:
+        options, ask = SLUICE[name]
+        module, arguments = "pipeline.cli", lane.serve_arguments(*options)
+    else:
         module, arguments = PEERS[name].module, lane.peer_arguments(LINGER_MS)
+        ask = Lane.published
     predictions = lane.model.topics.predictions
-    with Process(module, arguments, lane.folder / "log", FIELD.commands.get(name)) as process:
-        wait_for_answers(lane.admin, predictions, lane.partitions, MESSAGES, process, warmup=0.1)
+    with Process(module, arguments, lane.folder / "log", command) as process:
+        wait_for_answers(ask(lane), MESSAGES, process, warmup=0.1)
         process.stop()
     right = checker(lane.model, RAW, rows=1, distinct=DISTINCT)
     answers = read_back(lane.broker, predictions, lane.partitions, MESSAGES, right)
@@ -60,14 +69,16 @@ def test_the_stop_of_the_loop_commits_what_it_answered(lane: Lane) -> None:
     for _ in range(2):  # the second finds nothing left to answer
         with Process("pipeline.load.peers.loop", lane.peer_arguments(LINGER_MS), lane.folder / "log") as process:
             process.wait_ready()
-            wait_for_answers(lane.admin, lane.model.topics.predictions, lane.partitions, MESSAGES, process, warmup=0.1)
+            wait_for_answers(lane.published(), MESSAGES, process, warmup=0.1)
             process.stop()
     assert sum(end_offsets(lane.admin, lane.model.topics.predictions, lane.partitions)) == MESSAGES
 
 
-def answer(lane: Lane, index: int, *, value: bytes = b"\0\0\0\0", status: str = "ok") -> None:
+def answer(
+    lane: Lane, index: int, *, value: bytes = b"\0\0\0\0", status: str = "ok", producer: Producer | None = None
+) -> None:
     """What a contestant would write, by hand."""
-    producer = Producer({"bootstrap.servers": lane.broker})
+    producer = producer or Producer({"bootstrap.servers": lane.broker})
     source = f"{lane.model.topics.requests}/{index % 4}/{index // 4}"
     producer.produce(lane.model.topics.predictions, value, headers=[("status", status), ("source", source)])
     assert producer.flush(10) == 0
@@ -94,3 +105,19 @@ def test_an_answer_that_is_not_ok_is_noticed(lane: Lane) -> None:
     answer(lane, 0, status="rejected")
     with pytest.raises(BenchError, match="was not answered"):
         read_back(lane.broker, lane.model.topics.predictions, 4, 1, lambda index, value: True)
+
+
+def test_what_is_read_back_is_what_transactions_committed(lane: Lane) -> None:
+    """Aborted answers are none, and the markers of transactions are not waited for."""
+    producer = Producer({"bootstrap.servers": lane.broker, "transactional.id": lane.model.name})
+    producer.init_transactions(30)
+    for index, end in (
+        (0, producer.abort_transaction),
+        (0, producer.commit_transaction),
+        (1, producer.commit_transaction),
+    ):
+        producer.begin_transaction()
+        answer(lane, index, producer=producer)
+        end()
+    answers = read_back(lane.broker, lane.model.topics.predictions, 4, 2, lambda index, value: True)
+    assert (answers.requests, answers.repeats) == (2, 0)

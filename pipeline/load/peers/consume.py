@@ -51,7 +51,7 @@ def main() -> None:
             messages += 1
             content += len(message)
             if asked.copy:
-                _take(message.value(), slot)
+                _take(message.value() or b"", slot)
         if began is None and messages >= asked.count * asked.warmup:
             began = (time.monotonic(), _cpu_s(), messages, content)
     assert began is not None, "the warm-up is a share"

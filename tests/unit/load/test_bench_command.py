@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 
 from pipeline.cli.bench import app
 from pipeline.core.errors import ConfigError
-from pipeline.load import Rounds, latency, throughput
+from pipeline.load import Rounds, guarantees, latency, throughput
 from pipeline.load.contestants import PEERS, Peer
+from pipeline.load.latency import LatencyWork
 
 RUNS = {  # messages a second and CPU microseconds of each, round by round
     "loop": ((100_000.0, 9.0), (50_000.0, 9.5)),
@@ -83,3 +84,28 @@ def test_arrivals_that_do_not_exist_are_misuse() -> None:
     shown = CliRunner().invoke(app, ["latency", "--broker", "kafka:1", "--arrivals", "tidal"])
     assert isinstance(shown.exception, ConfigError)
     assert "constant, poisson, burst" in str(shown.exception)
+
+
+def test_guarantees_shows_what_exactly_once_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def figures(rate: float, p50_ms: float) -> tuple[dict[str, float]]:
+        return ({"messages_per_s": rate, "cpu_us_per_message": 5.0, "p50_ms": p50_ms, "p99_ms": 50.0},)
+
+    found = Rounds({"at-least-once": figures(200_000.0, 3.0), "exactly-once": figures(180_000.0, 10.0)})
+    asked: list[throughput.RawWork | LatencyWork] = []
+
+    def measured(full: throughput.RawWork, paced: LatencyWork, tell: object) -> Rounds:
+        asked.extend((full, paced))
+        return found
+
+    monkeypatch.setattr(guarantees, "guarantees", measured)
+    options = ["--broker", "kafka:1", "--repeats", "1", "--messages", "5000", "--rate", "50", "--duration-s", "3"]
+    shown = CliRunner().invoke(app, ["guarantees", *options])
+    assert "exactly-once / at-least-once, within each round: messages_per_s  0.90 (0.90..0.90)" in shown.stdout
+    assert "p50 ms  7.00 (7.00..7.00)" in shown.stdout
+    full, paced = asked
+    assert isinstance(full, throughput.RawWork)
+    assert isinstance(paced, LatencyWork)
+    assert (full.model.name, full.messages, full.repeats) == ("linear", 5000, 1)
+    assert (paced.model.name, paced.rate, paced.duration_s) == ("digits", 50, 3)
+    printed = json.loads(CliRunner().invoke(app, ["guarantees", *options, "--json"]).stdout)
+    assert printed["added"]["p50 ms"]["median"] == 7
