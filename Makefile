@@ -63,9 +63,12 @@ simulate: $(STAMP)
 	$(BIN)/python -m tests.simulate --schedules 100000 --from $(or $(FROM),0)
 
 bench: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[bench]'
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
+	$(BIN)/sluice bench throughput --arrow-bytes
 	$(BIN)/sluice bench latency
+	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
 
 audit: $(STAMP)

@@ -61,6 +61,10 @@ Priority = Annotated[
     int | None, typer.Option(help="Of each request; 9 is the most urgent.", min=0, max=9, show_default=False)
 ]
 Keys = Annotated[int, typer.Option(help="Different keys, in turn; 0 sends none.", min=0)]
+Linger = Annotated[
+    float | None,
+    typer.Option(help="How long the producer gathers; 0 up to 1,000 requests a second, else 5.", show_default=False),
+]
 Wait = Annotated[float, typer.Option(help="Seconds for the answers after the last request.", min=0)]
 Seed = Annotated[int, typer.Option(help="Of the arrivals: the same seed, the same load.", min=0)]
 
@@ -78,6 +82,7 @@ def load(
     content_type: ContentType = "raw",
     priority: Priority = None,
     keys: Keys = 1000,
+    linger_ms: Linger = None,
     wait: Wait = 10.0,
     seed: Seed = 0,
     models: ModelsOption = None,
@@ -118,6 +123,7 @@ def load(
         priority=priority,
         deadline_ms=deadline_ms,
         slo_ms=slo_ms,
+        linger_ms=linger_ms,
         answer_s_max=wait,
         kafka=kafka_of(kafka, kafka_config),
     )

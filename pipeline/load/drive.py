@@ -41,6 +41,7 @@ class Load:
     priority: int | None = None
     deadline_ms: int | None = None
     slo_ms: float | None = None
+    linger_ms: float | None = None  # of the producer; None is by the rate (`pipeline.load.generator`)
     answer_s_max: float = 10.0  # after the last was due; what has no answer by then is unanswered
     kafka: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold passwords
 
