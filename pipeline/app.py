@@ -16,7 +16,7 @@ import faust
 from faust.types import StreamT
 from mode import Service
 
-from pipeline.admit import Admission
+from pipeline.admit import Admission, Duplicates
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import BackendError, BrokerError, ConfigError
@@ -90,6 +90,9 @@ class Flow(Service):
                 limits=settings.limits,
                 clock=clock,
             )
+        self._duplicates = None
+        if (window_s := settings.answer_once_within_s) is not None:
+            self._duplicates = Duplicates(window_s, settings.limits.remembered_requests_max, ledger=ledger, clock=clock)
         self.publisher = Publisher(
             producer,
             ledger=ledger,
@@ -97,6 +100,7 @@ class Flow(Service):
             limits=settings.limits,
             fail=self.fail,
             transactions=self._transactions,
+            duplicates=self._duplicates,
             clock=clock,
         )
 
@@ -131,6 +135,8 @@ class Flow(Service):
             settings.limits,
             settings.request_limits,
             reject=partial(self.publisher.reject, model, "admit"),
+            duplicates=self._duplicates,
+            pass_over=partial(self.publisher.pass_over, model),
             clock=self._clock,
         )
         window = Window(
@@ -183,8 +189,9 @@ class Flow(Service):
     @Service.timer(WATCH_S)
     async def _watch(self) -> None:
         """End a worker one of whose threads is in a call that does not return: another can go on."""
-        if self.device.busy_s() * 1000 > self._settings.limits.compute_ms_max:
-            self.fail(BackendError(f"a batch has not ended within {self._settings.limits.compute_ms_max} ms"))
+        compute_ms_max = self._settings.limits.compute_ms_max
+        if max(self.device.busy_s(), self.publisher.waiting_s()) * 1000 > compute_ms_max:
+            self.fail(BackendError(f"a batch has not ended within {compute_ms_max} ms"))
         elif self.publisher.overdue():
             self.fail(BrokerError("a transaction's call does not return"))
 
@@ -192,8 +199,9 @@ class Flow(Service):
         await asyncio.get_running_loop().run_in_executor(None, self._close)
 
     def _close(self) -> None:
-        self.device.stop(FLUSH_S if self.crashed else None)
-        self.publisher.stop(FLUSH_S)
+        # The intake has drained by now: what still runs was given back, and nobody may publish it.
+        ended = self.publisher.stop(FLUSH_S)
+        self.device.stop(FLUSH_S, close=ended)
         self.observer.shutdown()
 
     def _publish(self, lane: Lane, batch: Batch) -> None:

@@ -1,6 +1,7 @@
 """From chunks to typed rows: the one parse of a request, at the edge."""
 
 from pipeline.admit.admission import Admission, Admitted, Reject
+from pipeline.admit.duplicates import Duplicates
 from pipeline.admit.headers import HeaderReader, RequestHeaders
 
-__all__ = ["Admission", "Admitted", "HeaderReader", "Reject", "RequestHeaders"]
+__all__ = ["Admission", "Admitted", "Duplicates", "HeaderReader", "Reject", "RequestHeaders"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.admit.duplicates import Duplicates
 from pipeline.admit.headers import HeaderReader, RequestHeaders
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
@@ -23,6 +24,8 @@ __all__ = ["Admission", "Admitted", "Reject"]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
 """Takes a chunk and its bad requests (index in the chunk, why)."""
+PassOver = Callable[[Chunk, Sequence[int]], None]
+"""Takes a chunk and its duplicates (indices in the chunk)."""
 
 # Requests from this size on, on average, are decoded alone: views of their bytes. To lie in one column they would be
 # copied twice, into memory that is new each time: of 1 MB each it took as long as bringing them in from Kafka.
@@ -61,7 +64,10 @@ class Admitted:
 
 
 class Admission:
-    """Decodes and validates chunks of one model; bad requests go to ``reject`` and harm no neighbour (I7)."""
+    """Decodes and validates chunks of one model; bad requests go to ``reject`` and harm no neighbour (I7).
+
+    With ``duplicates``, requests that have been asked before go to ``pass_over`` undecoded.
+    """
 
     def __init__(
         self,
@@ -70,6 +76,8 @@ class Admission:
         request_limits: RequestLimits,
         *,
         reject: Reject,
+        duplicates: Duplicates | None = None,
+        pass_over: PassOver = lambda chunk, indices: None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._inputs = model.signature.inputs
@@ -79,6 +87,8 @@ class Admission:
         self._model = (model.name, model.version)
         self._read = HeaderReader(request_limits, self._model).read
         self._reject = reject
+        self._duplicates = duplicates
+        self._pass_over = pass_over
         self._clock = clock
 
     def __call__(self, chunk: Chunk) -> list[Admitted]:
@@ -122,6 +132,10 @@ class Admission:
             each.append(read)
         admitted: list[Admitted] = []
         for indices, each in groups.values():
+            if self._duplicates is not None:
+                self._drop_duplicates(self._duplicates, chunk, indices, each)
+                if not indices:
+                    continue
             deadlines = None
             if any(read.deadline_ms is not None for read in each):
                 deadlines = np.array(
@@ -129,6 +143,16 @@ class Admission:
                 )
             admitted += self._decode(chunk, each[0].codec, indices, None, each, deadlines, bad)
         return admitted
+
+    def _drop_duplicates(
+        self, duplicates: Duplicates, chunk: Chunk, indices: list[int], each: list[RequestHeaders]
+    ) -> None:
+        again = duplicates.find(chunk, indices, each)
+        if again:
+            self._pass_over(chunk, [indices[position] for position in again])
+            dropped = set(again)
+            indices[:] = [index for position, index in enumerate(indices) if position not in dropped]
+            each[:] = [read for position, read in enumerate(each) if position not in dropped]
 
     def _check(self, read: RequestHeaders, key: bytes | None, stamp_ms: int) -> None:
         if key is not None and len(key) > self._request_limits.key_bytes_max:
@@ -177,6 +201,9 @@ class Admission:
         if decoded.rejected:
             bad.extend((indices[position], error) for position, error in decoded.rejected)
             refused = {position for position, _ in decoded.rejected}
+            if self._duplicates is not None and uniform is None:
+                for position in refused:
+                    self._duplicates.forget(chunk, indices[position], each[position])
             kept = [position for position in range(len(indices)) if position not in refused]
             indices = [indices[position] for position in kept]
             each = [each[position] for position in kept] if uniform is None else ()

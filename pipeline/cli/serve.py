@@ -47,6 +47,15 @@ InstanceId = Annotated[
     str | None,
     typer.Option(envvar="SLUICE_INSTANCE_ID", help="Static membership: unique in the group, kept over restarts."),
 ]
+AnswerOnce = Annotated[
+    float | None,
+    typer.Option(
+        "--answer-once-within",
+        metavar="SECONDS",
+        envvar="SLUICE_ANSWER_ONCE_WITHIN",
+        help="Requests with the request-id and the body of one read so long before get no answer of their own.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="Of one run of a model; by default what suits the machine.", min=1)]
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given.")
@@ -69,6 +78,7 @@ def serve(
     apply: Apply = True,
     partitions: Partitions = None,
     instance_id: InstanceId = None,
+    answer_once_within: AnswerOnce = None,
     threads: Threads = None,
     kafka: KafkaOption = None,
     kafka_config: KafkaConfigOption = None,
@@ -98,6 +108,7 @@ def serve(
         instance_id=instance_id,
         kafka=kafka_of(kafka, kafka_config),
         threads=threads,
+        answer_once_within_s=answer_once_within,
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)

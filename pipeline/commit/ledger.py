@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -154,6 +155,17 @@ class Ledger:
                 if (first := entry.arrived.find(0)) >= 0:
                     return entry.offsets[first]
             return partition.order[-1].offsets[-1] + 1
+
+    def is_open(self, key: TopicPartitionKey, epoch: int, offset: int) -> bool | None:
+        """Whether a request that was tracked in that epoch is unfinished; None where the assignment was lost."""
+        with self._lock:
+            partition = self._partitions.get(key)
+            if partition is None or partition.epoch != epoch:
+                return None
+            for entry in partition.order:
+                if offset <= entry.offsets[-1]:
+                    return not entry.done[bisect_left(entry.offsets, offset)]
+            return False
 
     @staticmethod
     def _advance(partition: _Partition) -> None:

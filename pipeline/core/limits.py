@@ -34,6 +34,8 @@ class Limits:
     delivery_attempts_max: int = 5  # of one terminal record, each after librdkafka's own retries
     commit_interval_ms: int = 100  # 10 small commits a second cost nothing; a crash repeats at most so much
     slots: int = 3  # one computes, one is filled, one is encoded
+    # Remembered to answer their duplicates once, where asked for. 330 bytes each: 86 MB; a minute of 4,000 a second.
+    remembered_requests_max: int = 262_144
     deadline_horizon_ms: int = 24 * 3600 * 1000  # a deadline further off its Kafka timestamp is a wrong clock
 
     def __post_init__(self) -> None:

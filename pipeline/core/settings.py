@@ -13,7 +13,9 @@ from pipeline.core.limits import Limits
 from topics.limits import RequestLimits
 from topics.secrets import KafkaSettings
 
-__all__ = ["Guarantee", "Settings"]
+__all__ = ["ANSWER_ONCE_S_MAX", "Guarantee", "Settings"]
+
+ANSWER_ONCE_S_MAX = 24 * 3600.0  # what is remembered is in memory: beyond a day a worker has hardly run on
 
 # Settings of librdkafka that the flow's guarantees rest on; passing them through would break I1 or I2.
 OWNED = frozenset(
@@ -46,6 +48,7 @@ class Settings:
 
     ``kafka`` passes any librdkafka setting (SASL, TLS, back-offs) to consumer and producer, except those the
     guarantees rest on. ``instance_id`` is the static membership of this worker (KIP-345): unique in the group.
+    ``answer_once_within_s`` has duplicates, of the same ``request-id`` and body, read within it answered once.
     """
 
     broker: str
@@ -57,6 +60,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
     threads: int | None = None
+    answer_once_within_s: float | None = None
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
 
     def __post_init__(self) -> None:
@@ -65,6 +69,8 @@ class Settings:
             raise ConfigError("no broker: give --broker HOST:PORT")
         if not self.group:
             raise ConfigError("a consumer group needs a name")
+        if self.answer_once_within_s is not None and not 0 < self.answer_once_within_s <= ANSWER_ONCE_S_MAX:
+            raise ConfigError(f"duplicates are answered once within 0 to {ANSWER_ONCE_S_MAX:.0f} seconds, 0 excluded")
         if owned := sorted(OWNED.intersection(self.kafka)):
             raise ConfigError(f"{', '.join(owned)}: set by the worker itself, its guarantees rest on it")
 

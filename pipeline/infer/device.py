@@ -80,8 +80,8 @@ class Device:
         since_ns = self._running_since_ns
         return 0.0 if since_ns is None else (self._clock.now_ns() - since_ns) / 1e9
 
-    def stop(self, timeout_s: float | None = None) -> None:
-        """End the thread once all that was submitted has run, and close the backends.
+    def stop(self, timeout_s: float | None = None, *, close: bool = True) -> None:
+        """End the thread once all that was submitted has run, and ``close`` the backends.
 
         With ``timeout_s`` a thread that hangs in a backend is left behind, and the backends as they are.
         """
@@ -89,9 +89,9 @@ class Device:
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.error("the device thread hangs and is left behind")
+            log.error("the device thread has not ended within %.1f s and is left behind", timeout_s)
             return
-        for lane in self._lanes:
+        for lane in self._lanes if close else ():
             lane.backend.close()
 
     def state(self, lane: Lane) -> DeviceState:
@@ -122,7 +122,7 @@ class Device:
                 except MemoryError as error:
                     batch.error = BackendBusyError(f"out of memory: {error}")
                 except Exception as error:
-                    log.exception("the backend of %s raised", lane.model.label)
+                    log.debug("the backend of %s raised", lane.model.label, exc_info=True)
                     batch.error = BackendError(f"{type(error).__name__}: {error}")
                 self._running_since_ns = None
                 batch.computed_ns = self._clock.now_ns()  # where run() is asynchronous, wait() says when

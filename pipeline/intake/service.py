@@ -30,6 +30,10 @@ POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message 
 QUIET_S = 30.0
 # Without the right to read, or to be in the group, a worker would wait for ever.
 FATAL = frozenset({KafkaError._FATAL, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+# Between its join and its new assignment a member still has what it had, and may commit in a moment. Not where its
+# generation is illegal or it is unknown: it is out, or librdkafka takes it so.
+MOMENTARY = frozenset({KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH})
+MOMENT_S = 0.1
 COMMITTED_S = 5.0  # to ask where an assignment was to begin; only where retention has deleted from the partition
 
 Put = Callable[[Chunk], None]
@@ -317,17 +321,22 @@ class Intake(Service):
             self.ledger.forget_commit({key: offset for key, offset in offsets.items() if key in failed})
         self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
-    def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        offsets = self._committable(consumer, keys) if self._commits else {}
-        if not offsets:
+    def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey], deadline_s: float) -> None:
+        """The last commit of these; again until the deadline where a rebalance under way refuses it."""
+        while offsets := self._committable(consumer, keys) if self._commits else {}:
+            try:
+                outcome = consumer.commit(offsets=_as_list(offsets), asynchronous=False)
+            except KafkaException as error:
+                if error.args[0].code() in MOMENTARY and time.monotonic() + MOMENT_S < deadline_s:
+                    self.ledger.forget_commit(offsets)
+                    time.sleep(MOMENT_S)
+                    continue
+                # The next owner repeats these requests: at least once.
+                log.warning("last commit of %s failed: %s", sorted(offsets), error)
+                return
+            failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
+            self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
             return
-        try:
-            outcome = consumer.commit(offsets=_as_list(offsets), asynchronous=False)
-        except KafkaException as error:  # the next owner repeats these requests: at least once
-            log.warning("last commit of %s failed: %s", sorted(offsets), error)
-            return
-        failed = {(p.topic, p.partition) for p in outcome or () if p.error is not None}
-        self._listener.committed({key: offset for key, offset in offsets.items() if key not in failed})
 
     # --- rebalances: inside librdkafka's callbacks, on the poll thread ----------------------------------------------
 
@@ -361,10 +370,11 @@ class Intake(Service):
         self._release([(p.topic, p.partition) for p in partitions])
 
     def _let_go(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey]) -> None:
-        """Drain within the shared deadline, commit, release."""
-        if not self.ledger.wait_drained(keys, time.monotonic() + self.limits.drain_ms_max / 1000):
-            log.warning("not drained within %d ms, given back unfinished", self.limits.drain_ms_max)
-        self._commit_now(consumer, keys)
+        """Drain and commit within the shared deadline, release."""
+        deadline_s = time.monotonic() + self.limits.drain_ms_max / 1000
+        if not self.ledger.wait_drained(keys, deadline_s):
+            log.warning("given back unfinished; a drain takes %d ms at most", self.limits.drain_ms_max)
+        self._commit_now(consumer, keys, deadline_s)
         self._release(keys)
 
     def _release(self, keys: Sequence[TopicPartitionKey]) -> None:

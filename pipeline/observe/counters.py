@@ -14,24 +14,27 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     EXPIRED = "expired"
     DEAD_LETTERED = "dead_lettered"
+    DUPLICATE = "duplicate"  # of one that has its outcome here, or will: it gets none of its own
     RELEASED = "released"  # in flight when its partition was lost: whoever got the partition answers it
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """One reading: received = answered + expired + dead_lettered + released + in_flight."""
+    """One reading: received = answered + expired + dead_lettered + duplicate + released + in_flight."""
 
     received: int = 0
     answered: int = 0
     expired: int = 0
     dead_lettered: int = 0
+    duplicate: int = 0
     released: int = 0
     vanished: int = 0  # deleted by the topic's retention before they were read, at most: never received
 
     @property
     def in_flight(self) -> int:
         """Received and without an outcome; never negative, and 0 after a drain, or something was counted twice."""
-        return self.received - self.answered - self.expired - self.dead_lettered - self.released
+        left = self.answered + self.expired + self.dead_lettered + self.duplicate + self.released
+        return self.received - left
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, name) + getattr(other, name) for name in Counts.__slots__))

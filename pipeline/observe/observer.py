@@ -98,6 +98,10 @@ class Observer:
         """Requests whose dead letter is acknowledged."""
         self._tally(model, Outcome.DEAD_LETTERED, count)
 
+    def duplicate(self, model: str, count: int) -> None:
+        """Requests without an outcome of their own: one like them has it."""
+        self._tally(model, Outcome.DUPLICATE, count)
+
     def released(self, model: str, count: int) -> None:
         """Requests in flight on a partition that was lost or revoked; another worker answers them."""
         self._tally(model, Outcome.RELEASED, count)

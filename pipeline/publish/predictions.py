@@ -186,6 +186,8 @@ class Predictions:
     def _settle(self, run: _Encoded) -> None:
         """The broker has the run: finish its requests; with the last run, account for the batch's time."""
         observer, name = self._publisher.observer, self._model.name
+        if run.refused:
+            self._publisher.forget(run.run.admitted, [run.run.lo + position for position in run.refused])
         self._left -= 1
         if self._left == 0:
             self._tell()

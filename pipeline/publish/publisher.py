@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from pipeline.admit import Admitted, Duplicates
 from pipeline.commit import Ledger
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import BackendError, BrokerError, SluiceError
@@ -64,6 +65,7 @@ class Publisher:
         limits: Limits,
         fail: Callable[[BaseException], None],
         transactions: Transactions | None = None,
+        duplicates: Duplicates | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.transactions = transactions
@@ -74,7 +76,9 @@ class Publisher:
         self.ledger = ledger
         self._limits = limits
         self._fail = fail
+        self._duplicates = duplicates
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
+        self._waiting_since_ns: int | None = None  # in a backend's `wait`
         self.flights = 0  # not settled: acknowledgements are due
         self._thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
 
@@ -92,29 +96,44 @@ class Publisher:
         """Requests past their deadline. Any thread."""
         self._queue.put(partial(self._expire, model, late))
 
+    def pass_over(self, model: Model, chunk: Chunk, indices: Sequence[int]) -> None:
+        """Duplicates of requests that have their outcome, or will: they are finished without one. Any thread."""
+        self._queue.put(partial(self._pass_over, model, chunk, indices))
+
     def start(self) -> None:
         """Start the completion thread."""
         self._thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread."""
+    def stop(self, timeout_s: float) -> bool:
+        """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread.
+
+        False where the thread is in a call that does not return, and is left behind.
+        """
         self._queue.put(None)
         while self._thread.is_alive():
             self._thread.join(JOIN_S)
             if self.overdue():
-                log.error("a transaction's call does not return: the worker ends without it")
-                return
+                log.error("the completion thread is in a call that does not return and is left behind")
+                return False
         try:
             left = self._producer.flush(timeout_s)
         except (BrokerError, KafkaException) as error:  # told only now: the rest has to stop too
             log.warning("while stopping: %s", error)
-            return
+            return True
         if left:
             log.warning("%d records were not acknowledged within %.1f s", left, timeout_s)
+        return True
+
+    def waiting_s(self) -> float:
+        """For how long the completion thread has been waiting for a batch's outputs. Any thread."""
+        since_ns = self._waiting_since_ns
+        return 0.0 if since_ns is None else (self.clock.now_ns() - since_ns) / 1e9
 
     def overdue(self) -> bool:
         """Whether the completion thread is in a call that does not return. Any thread."""
-        return self.transactions is not None and self.transactions.overdue()
+        return self.waiting_s() * 1000 > self._limits.compute_ms_max or (
+            self.transactions is not None and self.transactions.overdue()
+        )
 
     # --- the completion thread -------------------------------------------------------------------------------------
 
@@ -132,6 +151,8 @@ class Publisher:
                 self._producer.poll(0)
                 if self.transactions is not None:
                     self.transactions.turn(idle=self._queue.empty())
+        except SluiceError as error:  # the world's: told in one line when the worker has ended
+            self._fail(error)
         except BaseException as error:
             self._fail(error)
             raise
@@ -140,10 +161,12 @@ class Publisher:
         assert batch.slot is not None
         error = batch.error
         if error is None:
+            self._waiting_since_ns = self.clock.now_ns()
             try:
                 lane.backend.wait(batch.slot)
             except SluiceError as raised:
                 error = raised
+            self._waiting_since_ns = None
         if lane.backend.asynchronous:
             batch.computed_ns = self.clock.now_ns()
         if error is not None:
@@ -189,6 +212,7 @@ class Publisher:
                 if part.joined.failed:
                     return
                 part.joined.failed = True
+            self.forget(admitted, [request])
             reason = BadRequest(Code.MODEL_FAILED, str(error))
             self._reject(model, "compute", admitted.chunk, [(admitted.indices[request], reason)])
 
@@ -206,6 +230,7 @@ class Publisher:
             chunk = admitted.chunk
             if not self.ledger.is_current(chunk):
                 continue
+            self.forget(admitted, requests)
             indices = [admitted.indices[request] for request in requests]
             records = [
                 Record(
@@ -218,6 +243,17 @@ class Publisher:
             ]
             settle = partial(self._finish, chunk, indices, model, self.observer.expired)
             self._send_all(chunk, indices, records, settle, self._terminal_refused)
+
+    def _pass_over(self, model: Model, chunk: Chunk, indices: Sequence[int]) -> None:
+        if self.ledger.is_current(chunk):
+            settle = partial(self._finish, chunk, indices, model, self.observer.duplicate)
+            self._send_all(chunk, indices, [], settle, self._terminal_refused)
+
+    def forget(self, admitted: Admitted, requests: Sequence[int]) -> None:
+        """Requests that get no prediction have no duplicates."""
+        if self._duplicates is not None:
+            for request in requests:
+                self._duplicates.forget(admitted.chunk, admitted.indices[request], admitted.headers(request))
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
         count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)

@@ -159,7 +159,7 @@ def test_counters_arrive_and_balance(endpoint: Endpoint) -> None:
     finished = {
         attributes_of(p)["sluice.outcome"]: p.as_int for p in metrics["sluice.requests.finished"].sum.data_points
     }
-    assert finished == {"answered": 8, "expired": 0, "dead_lettered": 0, "released": 0}
+    assert finished == {"answered": 8, "expired": 0, "dead_lettered": 0, "duplicate": 0, "released": 0}
     assert received.as_int == 10 == sum(finished.values()) + in_flight.as_int
     assert metrics["sluice.requests.received"].sum.is_monotonic
     assert not metrics["sluice.requests.in_flight"].sum.is_monotonic

@@ -17,6 +17,7 @@ import pytest
 from pipeline.local import EmbeddedKafka
 from pipeline.models import BUNDLED, load_repository
 from tests.contract.worker import Worker
+from tests.fault.breaking_worker import MODULE
 from topics import Client, NotAnswered
 from topics.admin import list_topics
 
@@ -60,6 +61,32 @@ def test_missing_topics_are_applied_unless_it_is_told_not_to(tmp_path: Path) -> 
         assert [state.partitions for state in states] == [3, 3, 3]
         with Worker(kafka.bootstrap, BUNDLED, "h", "--no-apply", log=tmp_path / "log"):
             assert list_topics(kafka.bootstrap, [DIGITS.topics]) == states
+
+
+@pytest.mark.parametrize("error", ["RuntimeError", "BackendError"])
+def test_a_model_that_fails_for_good_ends_it_with_one_line_that_says_so(
+    broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path, error: str
+) -> None:
+    armed, log = tmp_path / "armed", tmp_path / "log"
+    env = {"BREAK": f"run before {error} always", "BREAK_ARMED": str(armed)}
+    with (
+        Worker(
+            broker.bootstrap, BUNDLED, topic("group"), "--from", "latest", log=log, module=MODULE, env=env
+        ) as worker,
+        Client(broker.bootstrap, DIGITS.name, DIGITS.signature) as client,
+    ):
+        _first_answer(client)
+        armed.touch()
+        client.produce([np.zeros((1, 8, 8), np.float32)])
+        assert worker.process.wait(60) == 1
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert (
+        said.splitlines()[-1]
+        .partition("the worker failed: ")[2]
+        .startswith(f"{DIGITS.label} fails on any input, zeros included: ")
+    ), said
+    assert said.count("the worker failed: ") == 1
 
 
 def test_an_unknown_setting_is_one_line_before_anything_starts(broker: EmbeddedKafka) -> None:

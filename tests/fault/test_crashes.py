@@ -84,6 +84,26 @@ def test_f5_the_device_thread_ends(scene: MakeScene, guarantee: str, error: str,
         assert at.finish().dead == 0
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", pytest.param("BackendError", marks=LONG)])
+@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
+def test_f5_the_backend_fails_from_now_on(scene: MakeScene, guarantee: str, error: str) -> None:
+    """The circuit: zeros fail too, so the worker exits with 1 and blames no request, and the next one answers."""
+    with scene("F5", f"the backend fails for good by {error}", guarantee) as at:
+        assert ended(at, broken(at, f"run before {error} always")) == 1
+        at.start(*ONLY)
+        assert at.finish().dead == 0
+
+
+@pytest.mark.parametrize("place", ["wait", pytest.param("run", marks=LONG)])
+@pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
+def test_f5_a_call_of_the_backend_hangs(scene: MakeScene, guarantee: str, place: str) -> None:
+    """On the device thread, or on the completion thread: the worker ends without it, and the next one answers."""
+    with scene("F5", f"the backend's {place} hangs", guarantee) as at:
+        assert ended(at, broken(at, f"{place} before hang")) == 1
+        at.start(*ONLY)
+        assert at.finish().dead == 0
+
+
 @LONG
 def test_f14_a_call_of_the_transaction_does_not_return(scene: MakeScene) -> None:
     """As librdkafka's may not once a coordinator has left the cluster: the worker gives up and exits with 1."""

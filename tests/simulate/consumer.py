@@ -234,4 +234,4 @@ def membership_of(metadata: bytes) -> Membership:
 
 
 def _refuse_commit() -> None:
-    raise KafkaException(KafkaError(KafkaError.COORDINATOR_NOT_AVAILABLE))
+    raise KafkaException(KafkaError(KafkaError.REBALANCE_IN_PROGRESS))  # the last one is tried again

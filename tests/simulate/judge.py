@@ -27,6 +27,9 @@ class Judge:
         self.group: Group  # set by who makes both
         self.requests: dict[Source, Request] = {}
         self.offsets: dict[int, list[int]] = defaultdict(list)
+        self.twins: dict[int, list[Source]] = defaultdict(
+            list
+        )  # by number: requests that are alike, one may answer all
         self.violations: list[str] = []
         self.polls: Counter[Source] = Counter()
         self.failed: Counter[Source] = Counter()  # deliveries
@@ -44,6 +47,7 @@ class Judge:
     def asked(self, request: Request) -> None:
         self.requests[request.partition, request.offset] = request
         self.offsets[request.partition].append(request.offset)
+        self.twins[request.number].append((request.partition, request.offset))
         if request.kind == "poison":
             self.poison.add(request.number)
 
@@ -80,7 +84,7 @@ class Judge:
             self.violate(f"I1: {worker} commits {offsets} outside of a transaction")
         for partition, offset in offsets.items():
             for each in self._between(partition, offset):
-                if not self._is_done((partition, each)):
+                if not self._is_cared_for((partition, each), offsets):
                     self.violate(f"I2: {worker} commits {partition}/{offset} and {each} has no outcome")
 
     def transacted(self, transaction: Transaction) -> None:
@@ -94,7 +98,7 @@ class Judge:
                 self.violate(f"I1: a transaction of {record.worker} does not cover {record.source} of a record in it")
             self._seen(record)
         for source in sorted(within):
-            if not self._is_done(source):
+            if not self._is_cared_for(source, transaction.offsets):
                 self.violate(f"I2: a transaction covers {source}, which has no outcome")
 
     def _between(self, partition: int, offset: int) -> list[int]:
@@ -103,6 +107,14 @@ class Judge:
         if offset < before:
             self.violate(f"I2: partition {partition} is committed at {offset} after {before}")
         return [each for each in self.offsets[partition] if before <= each < offset]
+
+    def _is_cared_for(self, source: Source, offsets: Mapping[int, int]) -> bool:
+        """Whether it, or one like it, has an outcome or will after a commit of ``offsets``, whatever fails by then."""
+        for twin in self.twins[self.requests[source].number]:
+            partition, offset = twin
+            if self._is_done(twin) or offset >= max(self.group.committed.get(partition, 0), offsets.get(partition, 0)):
+                return True
+        return False
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -133,7 +145,7 @@ class Judge:
     def finish(self, *, clean: bool) -> None:
         """Everything is over: one outcome each, in the order of their keys. ``clean``: nothing failed on the way."""
         for source in self.requests:
-            if not self._is_done(source):
+            if not self._is_done(source) and not self._is_duplicate(source):
                 self.violate(f"I1: {source} has no outcome")
             allowed = 1 if self.exactly_once or clean else self.polls[source] + self.failed[source]
             if max(len(self.statuses[source]), self.dead_letters[source]) > allowed:
@@ -146,6 +158,17 @@ class Judge:
             kept = [offset for offset in answered if self._keeps_order((partition, offset))]
             if kept != sorted(kept):
                 self.violate(f"order: key {key!r} is answered in the order {kept}")
+
+    def _is_duplicate(self, source: Source) -> bool:
+        """Whether one like it was answered, or had as much time to be."""
+        request = self.requests[source]
+        for twin in self.twins[request.number]:
+            statuses = self.statuses[twin]
+            if "ok" in statuses or (twin != source and "rejected" in statuses and self._is_done(twin)):
+                return True
+            if "expired" in statuses and 0 < request.deadline_ms <= self.requests[twin].deadline_ms:
+                return True
+        return False
 
     def _keeps_order(self, source: Source) -> bool:
         """Whether it may not overtake others: what is answered again may, halves of a batch, another content type."""

@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from topics.records import JSON, RAW
 
-__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of"]
+__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of", "twin_of"]
 
 TOPIC = "m.requests"
 ROWS_EACH = 32  # row r of request n holds the number n * ROWS_EACH + r: float32 keeps it exactly
@@ -43,9 +43,17 @@ class Request:
 
 
 def request_of(
-    random: Random, number: int, partition: int, offset: int, unix_ms: float, *, kinds: tuple[str, ...], rows_max: int
+    random: Random,
+    number: int,
+    partition: int,
+    offset: int,
+    unix_ms: float,
+    *,
+    kinds: tuple[str, ...],
+    rows_max: int,
+    named: bool,
 ) -> Request:
-    """One at random; its key belongs to its partition."""
+    """One at random; its key belongs to its partition. ``named`` ones all have an id."""
     kind = random.choice(kinds or KINDS)
     rows = random.randint(rows_max + 1, min(3 * rows_max, ROWS_EACH)) if kind == "large" else random.randint(1, 2)
     deadline_ms = 0.0
@@ -61,10 +69,39 @@ def request_of(
     elif kind == "json":
         headers = [("content-type", JSON.encode())]
         value = _json(number, rows)
-    if random.random() < 0.1:
+    if random.random() < 0.1 or named:
         headers.append(("request-id", b"id-%d" % number))
     key = b"%d" % (partition + 10 * random.randint(0, 2))
-    message = Message(
+    message = _message(partition, offset, unix_ms, key, value, headers)
+    return Request(number, kind, rows, partition, offset, message, deadline_ms)
+
+
+def twin_of(random: Random, other: Request, partition: int, offset: int, unix_ms: float) -> Request:
+    """The same id and body once more, anywhere; what may be late has a deadline of its own, or none."""
+    message, kind, deadline_ms = other.message, other.kind, 0.0
+    headers: list[tuple[str, str | bytes | None]] = [
+        (each[0], each[1]) for each in message.headers() or () if each[0] != "deadline-ms"
+    ]
+    if kind in ("plain", "late"):
+        kind = random.choice(["plain", "late"])
+        if kind == "late":
+            deadline_ms = other.deadline_ms or float(int(unix_ms))
+            deadline_ms += random.choice([0, random.randint(-20, 60)])
+            headers.append(("deadline-ms", b"%d" % int(deadline_ms)))
+    key = b"%d" % (partition + 10 * random.randint(0, 2))
+    message = _message(partition, offset, unix_ms, key, message.value(), headers)
+    return Request(other.number, kind, other.rows, partition, offset, message, deadline_ms)
+
+
+def _message(
+    partition: int,
+    offset: int,
+    unix_ms: float,
+    key: bytes,
+    value: bytes | None,
+    headers: list[tuple[str, str | bytes | None]],
+) -> Message:
+    return Message(
         topic=TOPIC,
         partition=partition,
         offset=offset,
@@ -73,7 +110,6 @@ def request_of(
         headers=headers,
         timestamp=(1, int(unix_ms)),
     )
-    return Request(number, kind, rows, partition, offset, message, deadline_ms)
 
 
 def _pairs(number: int, rows: int, times: int) -> bytes:

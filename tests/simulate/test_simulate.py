@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.admit import Duplicates
 from pipeline.commit import Ledger, Offsets
 from pipeline.commit.ledger import Tracked, _Partition
 from pipeline.publish import Publisher, Transactions, publisher, transactions
@@ -99,6 +100,10 @@ def as_they_lie(parts: Any, key: object) -> list[Any]:
     return list(parts)
 
 
+def whosever_it_is(self: Duplicates, seen: object, deadline_ms: object) -> bool:
+    return True
+
+
 def wrapping(owner: Any, name: str, mutant: Callable[..., Any]) -> Callable[..., Any]:
     real = getattr(owner, name)
     return lambda *args, **kwargs: mutant(real, *args, **kwargs)
@@ -119,6 +124,7 @@ MUTANTS: dict[str, tuple[Any, str, Any, str]] = {
         wrapping(Window, "_pump", nobody_has_room),
         "hangs",
     ),
+    "a request of a lost assignment has duplicates": (Duplicates, "_counts", whosever_it_is, "I[12]"),
     "a large request is published behind those after it": (publisher, "sorted", as_they_lie, "order"),
 }
 

@@ -34,6 +34,7 @@ class Parts:
     backend: Callable[[], Backend]
     queue_max: int
     too_large: Callable[[Source, str], str | None]
+    answer_once_s: float | None
 
 
 class Clock:
@@ -90,7 +91,13 @@ class Worker:
 
     async def _start(self) -> None:
         parts, clock = self.parts, Clock(self.machine)
-        settings = Settings("broker", guarantee=parts.guarantee, instance_id=self._instance_id, limits=parts.limits)
+        settings = Settings(
+            "broker",
+            guarantee=parts.guarantee,
+            instance_id=self._instance_id,
+            limits=parts.limits,
+            answer_once_within_s=parts.answer_once_s,
+        )
         self.ledger = Ledger()
         self.observer = _Observer(clock=clock)
         self.intake = _Intake(

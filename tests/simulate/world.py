@@ -17,11 +17,12 @@ from pipeline.core.errors import SluiceError
 from pipeline.core.limits import Limits
 from pipeline.core.settings import Guarantee
 from pipeline.models import Model
+from pipeline.observe.counters import Counts
 from tests.simulate.broker import Broker, Source, Weather
 from tests.simulate.device import AsynchronousBackend, Backend
 from tests.simulate.judge import Judge, Violation
 from tests.simulate.machine import Machine
-from tests.simulate.requests import request_of
+from tests.simulate.requests import Request, request_of, twin_of
 from tests.simulate.worker import Parts, Worker
 from tests.unit.infer.makers import model_of
 
@@ -61,6 +62,9 @@ class World:
             transaction_timeout_s=random.choice([0.5, 2.0]),
         )
         self.judge.group = self.broker.group
+        self.twins = Random(f"{seed}, alike")  # of its own, so that the other schedules are as they were without
+        self.answer_once_s = self.twins.choice([0.05, 0.5, 60.0]) if seed // 2 % 3 == 2 else None
+        self.asked: list[Request] = []
         self.limits = self._limits()
         self.rows_max = random.choice([2, 4, 8])
         self.faults_s = random.uniform(0.3, 1.5)
@@ -90,6 +94,7 @@ class World:
             drain_ms_max=20_000 if self.clean else random.choice([20, 500, 20_000]),
             commit_interval_ms=random.choice([1, 20, 100]),
             slots=random.randint(1, 3),
+            remembered_requests_max=self.twins.choice([1, 4, 100]),
         )
 
     def _make_parts(self, exactly_once: bool) -> Parts:
@@ -116,6 +121,7 @@ class World:
             ),
             queue_max=random.choice([2, 8, 1000]),
             too_large=too_large_for,
+            answer_once_s=self.answer_once_s,
         )
 
     def _plan_requests(self) -> None:
@@ -133,15 +139,21 @@ class World:
         self.asked_s = at_s
 
     def _ask(self, number: int, partition: int, offset: int) -> None:
-        request = request_of(
-            self.random,
-            number,
-            partition,
-            offset,
-            self.machine.unix_ms(),
-            kinds=self.kinds,
-            rows_max=self.rows_max,
-        )
+        unix_ms, named = self.machine.unix_ms(), self.answer_once_s is not None
+        if named and self.asked and self.twins.random() < 0.4:
+            request = twin_of(self.twins, self.twins.choice(self.asked), partition, offset, unix_ms)
+        else:
+            request = request_of(
+                self.random,
+                number,
+                partition,
+                offset,
+                unix_ms,
+                kinds=self.kinds,
+                rows_max=self.rows_max,
+                named=named,
+            )
+        self.asked.append(request)
         self.tally["requests"] += 1
         self.machine.tell("request {} ({}, {} rows) is {}/{}", number, request.kind, request.rows, partition, offset)
         self.judge.asked(request)
@@ -175,6 +187,8 @@ class World:
     def _ended(self, slot: int, worker: Worker, failure: BaseException | None) -> None:
         """However a worker ends, another takes its place."""
         self.machine.tell("{} has ended: {}", worker.name, repr(failure))
+        if worker.ready:
+            self.tally["passed over"] += worker.observer.counts().get("m", Counts()).duplicate
         if not isinstance(failure, EXPECTED):
             self.judge.violate(f"{worker.name} has ended with {failure!r}")
         self.workers.remove(worker)

@@ -54,6 +54,19 @@ def test_a_commit_stops_at_the_first_unfinished_request() -> None:
     assert ledger.committable() == {KEY: 5}
 
 
+def test_a_request_is_open_until_it_is_finished_and_nobodys_once_its_assignment_is_lost() -> None:
+    ledger, (first, second) = tracking([0, 3, 7], [9, 10])
+    ledger.finish(first, [1])
+    ledger.finish(second, [0])
+    assert [ledger.is_open(KEY, first.epoch, offset) for offset in (0, 3, 7, 9, 10)] == [True, False, True, False, True]
+    ledger.finish(first)
+    assert [ledger.is_open(KEY, first.epoch, offset) for offset in (0, 7, 9, 10)] == [False, False, False, True]
+    ledger.finish(second)
+    assert ledger.is_open(KEY, first.epoch, 10) is False
+    ledger.assign([KEY])
+    assert ledger.is_open(KEY, first.epoch, 10) is None and ledger.is_open(("t", 1), 1, 10) is None
+
+
 def test_holes_between_offsets_are_never_waited_for() -> None:
     ledger, (first, second) = tracking([3, 7, 20], [90])
     ledger.finish(first, [0])

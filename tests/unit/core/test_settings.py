@@ -22,6 +22,9 @@ def test_a_broker_is_enough() -> None:
         ({"broker": ""}, "no broker"),
         ({"group": ""}, "consumer group"),
         ({"kafka": {"acks": "1"}}, "acks"),
+        ({"answer_once_within_s": 0.0}, "answered once within"),
+        ({"answer_once_within_s": 86_401.0}, "answered once within"),
+        ({"answer_once_within_s": float("nan")}, "answered once within"),
         ({"kafka": {"group.id": "g", "enable.auto.commit": "true"}}, r"enable\.auto\.commit, group\.id"),
     ],
 )

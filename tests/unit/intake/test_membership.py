@@ -1,11 +1,11 @@
-"""A consumer that was thrown out of its group, before it is told: what it commits, and as whom."""
+"""A consumer that was thrown out of its group, before it is told, or meets a rebalance: what it commits, as whom."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from pipeline.commit import Ledger
 from pipeline.core.limits import Limits
@@ -19,11 +19,16 @@ class Consumer:
     def __init__(self) -> None:
         self.said = b"nobody"
         self.committed: list[int] = []
+        self.refuses: list[int] = []  # the next commits, with these codes
+        self.asked = 0
 
     def consumer_group_metadata(self) -> bytes:
         return self.said
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        self.asked += 1
+        if self.refuses:
+            raise KafkaException(KafkaError(self.refuses.pop(0)))
         self.committed += [each.offset for each in offsets]
 
     def subscribe(self, topics: list[str], **callbacks: object) -> None: ...
@@ -34,14 +39,22 @@ class Consumer:
     def close(self) -> None: ...
 
 
-def begun(*, commits: bool) -> tuple[Intake, Any]:
+def begun(*, commits: bool, limits: Limits | None = None) -> tuple[Intake, Any]:
     """An intake whose poll thread has begun and ended, and its consumer."""
-    intake, consumer = Intake({}, ledger=Ledger(), limits=Limits(), commits=commits), Consumer()
+    intake, consumer = Intake({}, ledger=Ledger(), limits=limits or Limits(), commits=commits), Consumer()
     intake.route(TOPIC, lambda chunk: None)
     intake._stopping.set()
     intake._factory = cast(ConsumerFactory, lambda settings: consumer)
     intake._poll_loop()
     return intake, consumer
+
+
+def finished(intake: Intake) -> None:
+    """The request at offset 7 of an assignment that begins is finished."""
+    intake.ledger.assign([(TOPIC, 0)])
+    chunk = chunk_of([message(7)], epoch=intake.ledger.epoch((TOPIC, 0)) or 0, finish=intake.ledger.finish)
+    intake.ledger.track(chunk)
+    chunk.finish()
 
 
 def test_a_consumer_thrown_out_is_still_who_it_was_until_it_joins_again() -> None:
@@ -58,14 +71,50 @@ def test_a_consumer_thrown_out_is_still_who_it_was_until_it_joins_again() -> Non
 def test_a_consumer_thrown_out_commits_nothing(last: bool) -> None:
     """A group that has no members by then would take it, over what its successors have committed."""
     intake, consumer = begun(commits=True)
-    intake.ledger.assign([(TOPIC, 0)])
-    chunk = chunk_of([message(7)], epoch=intake.ledger.epoch((TOPIC, 0)) or 0, finish=intake.ledger.finish)
-    intake.ledger.track(chunk)
-    chunk.finish()
+    finished(intake)
     for consumer.said in (b"nobody", b"member 1"):
         intake._commit_due_s = 0.0
         if last:
-            intake._commit_now(consumer, [(TOPIC, 0)])
+            intake._let_go(consumer, [(TOPIC, 0)])
+            finished(intake)
         else:
             intake._commit(consumer)
         assert consumer.committed == ([8] if consumer.said == b"member 1" else [])
+
+
+@pytest.mark.parametrize("code", [KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH])
+def test_a_last_commit_that_meets_a_rebalance_is_tried_again(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.intake.service.MOMENT_S", 0.001)
+    intake, consumer = begun(commits=True)
+    finished(intake)
+    consumer.said, consumer.refuses = b"member 1", [code, code]
+    intake._let_go(consumer, [(TOPIC, 0)])
+    assert (consumer.asked, consumer.committed) == (3, [8])
+
+
+@pytest.mark.parametrize("code", [KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID])
+def test_a_last_commit_of_one_who_is_out_is_not_tried_again(code: int) -> None:
+    intake, consumer = begun(commits=True)
+    finished(intake)
+    consumer.said, consumer.refuses = b"member 1", [code]
+    intake._let_go(consumer, [(TOPIC, 0)])
+    assert (consumer.asked, consumer.committed) == (1, [])
+
+
+def test_a_last_commit_is_tried_again_within_the_drains_deadline_only() -> None:
+    intake, consumer = begun(commits=True, limits=Limits(drain_ms_max=1))
+    finished(intake)
+    consumer.said, consumer.refuses = b"member 1", [KafkaError.REBALANCE_IN_PROGRESS]
+    intake._let_go(consumer, [(TOPIC, 0)])
+    assert (consumer.asked, consumer.committed) == (1, [])
+
+
+def test_one_who_is_thrown_out_meanwhile_commits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.intake.service.MOMENT_S", 0.001)
+    intake, consumer = begun(commits=True)
+    finished(intake)
+    said = iter([b"member 1", b"nobody"])
+    monkeypatch.setattr(consumer, "consumer_group_metadata", lambda: next(said))
+    consumer.refuses = [KafkaError.REBALANCE_IN_PROGRESS]
+    intake._let_go(consumer, [(TOPIC, 0)])
+    assert (consumer.asked, consumer.committed) == (1, [])

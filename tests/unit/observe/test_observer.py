@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from pipeline.observe import Observer, Stage, timings
+from pipeline.observe.counters import Outcome
 from pipeline.observe.observer import SWAPS_KEPT
 from tests.unit.observe.batch_maker import StoppedClock, run_batch
 
@@ -174,7 +175,7 @@ def test_i6_every_reading_balances_while_threads_count() -> None:
 
     def flow(seed: int) -> None:
         rng = random.Random(seed)
-        outcomes = (observer.answered, observer.expired, observer.dead_lettered, observer.released)
+        outcomes = [getattr(observer, outcome) for outcome in Outcome]
         for _ in range(400):
             count = rng.randint(1, 64)
             taken.append(count)
@@ -191,7 +192,7 @@ def test_i6_every_reading_balances_while_threads_count() -> None:
         while not done.is_set():
             counts = observer.counts().get("digits")
             if counts is not None:
-                ended = counts.answered + counts.expired + counts.dead_lettered + counts.released
+                ended = sum(getattr(counts, outcome) for outcome in Outcome)
                 assert counts.received == ended + counts.in_flight
                 readings.append(counts.in_flight)
 
@@ -223,7 +224,8 @@ def test_a_snapshot_is_plain_json_and_a_table_of_nine_stages() -> None:
     snapshot = observer.snapshot()
     data = json.loads(json.dumps(snapshot.to_dict()))
     assert data["models"]["digits"]["requests"] == {
-        "received": 5, "answered": 4, "expired": 0, "dead_lettered": 0, "released": 0, "vanished": 0, "in_flight": 1
+        "received": 5, "answered": 4, "expired": 0, "dead_lettered": 0, "duplicate": 0, "released": 0, "vanished": 0,
+        "in_flight": 1,
     }  # fmt: skip
     assert list(data["total"]["stages"]) == [str(stage) for stage in Stage]
     assert sum(stage["sum_share"] for stage in data["total"]["stages"].values()) == pytest.approx(1.0, abs=0.01)

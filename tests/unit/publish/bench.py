@@ -7,18 +7,19 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, Message
 
-from pipeline.admit import Admission, Admitted
-from pipeline.commit import Ledger
+from pipeline.admit import Admission, Admitted, Duplicates
+from pipeline.commit import Ledger, Offsets
 from pipeline.core.limits import Limits
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Observer
-from pipeline.publish import Publisher
+from pipeline.publish import Publisher, Transactions
 from pipeline.publish.producer import OnDelivery
 from tests.unit.infer.makers import FakeBackend, model_of
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS, TOPIC, chunk_of
@@ -158,7 +159,7 @@ class FakeDevice(Device):
 class Bench:
     """Everything a publisher needs, for one model and one partition."""
 
-    def __init__(self, model: Model, limits: Limits) -> None:
+    def __init__(self, model: Model, limits: Limits, answer_once_s: float | None) -> None:
         self.model = model
         self.clock = Clock()
         self.ledger = Ledger()
@@ -171,15 +172,27 @@ class Bench:
         self.backend = FakeBackend(rows_max=64)
         self.lane = Lane(model, self.backend, lambda lane, batch: None, self.backend.slots(8))
         self.rejected: list[tuple[int, BadRequest]] = []
+        self.duplicates = None
+        if answer_once_s is not None:
+            self.duplicates = Duplicates(answer_once_s, 100, ledger=self.ledger, clock=self.clock)
         self.publisher = Publisher(
             self.producer,
             ledger=self.ledger,
             observer=self.observer,
             limits=limits,
             fail=self._fail,
+            duplicates=self.duplicates,
             clock=self.clock,
         )
-        self._admit = Admission(model, limits, RequestLimits(), reject=self._reject, clock=self.clock)
+        self._admit = Admission(
+            model,
+            limits,
+            RequestLimits(),
+            reject=self._reject,
+            duplicates=self.duplicates,
+            pass_over=partial(self.publisher.pass_over, model),
+            clock=self.clock,
+        )
 
     def _fail(self, error: BaseException) -> None:
         self.failure.append(error)
@@ -242,15 +255,28 @@ class Bench:
         counts = self.observer.counts()[self.model.name]
         return counts.answered, counts.expired, counts.dead_lettered, counts.in_flight
 
+    def transact(self) -> list[Offsets]:
+        """Exactly once from here on; returns where the offsets of its transactions are kept."""
+        committed: list[Offsets] = []
+        self.publisher.transactions = Transactions(
+            self.producer,
+            self.ledger,
+            group_metadata=lambda: b"member",
+            committed=committed.append,
+            limits=Limits(),
+            clock=self.clock,
+        )
+        return committed
+
     def drained(self) -> bool:
         """All requests are finished, or will be in a moment."""
         return self.ledger.wait_below(1, 1 << 60, WAIT_S)
 
 
 @contextmanager
-def flow(*, limits: Limits | None = None, **model: Any) -> Iterator[Bench]:
+def flow(*, limits: Limits | None = None, answer_once_s: float | None = None, **model: Any) -> Iterator[Bench]:
     """A bench whose publisher runs; nothing may have failed at the end but what the test took out."""
-    bench = Bench(model_of(**model), limits or Limits())
+    bench = Bench(model_of(**model), limits or Limits(), answer_once_s)
     bench.publisher.start()
     try:
         yield bench

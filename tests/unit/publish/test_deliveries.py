@@ -11,9 +11,6 @@ from tests.unit.intake.messages import message
 from tests.unit.publish.bench import KEY, WAIT_S, Clock, Sent, flow
 from tests.unit.publish.test_predictions import RAW_HEADERS, release, request
 
-# A thread that fails the worker also ends with the error, for whoever reads its traceback.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-
 TIMED_OUT = KafkaError._MSG_TIMED_OUT
 
 
@@ -106,6 +103,7 @@ def test_a_fatal_error_fails_the_worker_at_once() -> None:
         assert len(bench.producer.sent) == 1
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_of_the_producer_itself_fails_the_worker() -> None:
     error = KafkaException(KafkaError(KafkaError._FATAL))
     with flow() as bench:

@@ -264,7 +264,6 @@ def test_an_asynchronous_failure_is_found_in_the_wait(monkeypatch: pytest.Monkey
         assert letter.header("x-error-reason") == "too much"
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_model_that_fails_on_zeros_too_ends_the_worker_and_no_request_is_blamed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

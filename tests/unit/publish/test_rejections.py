@@ -7,17 +7,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.core.errors import BrokerError
-from pipeline.core.limits import Limits
-from pipeline.publish import Transactions
 from pipeline.publish.terminal import REASON_CHARS_MAX
 from tests.unit.intake.messages import POLLED_MS, TOPIC, message
 from tests.unit.publish.bench import KEY, WAIT_S, Bench, Sent, flow
 from tests.unit.publish.test_predictions import RAW_HEADERS, raw, release, request
 from topics.codes import BadRequest, Code
 from topics.records import Status, Terminal
-
-# A thread that fails the worker also ends with the error, for whoever reads its traceback.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 BAD = b"seven b"
 
@@ -234,14 +229,7 @@ def test_also_where_it_is_alone_in_its_batch_and_refused_at_once() -> None:
 
 def test_in_a_transaction_librdkafka_refuses_it_and_its_dead_letter_takes_its_place() -> None:
     with flow(answer_rejected=False) as bench:
-        bench.publisher.transactions = Transactions(
-            bench.producer,
-            bench.ledger,
-            group_metadata=lambda: b"member",
-            committed=lambda offsets: None,
-            limits=Limits(),
-            clock=bench.clock,
-        )
+        bench.transact()
         bench.producer.refuse = lambda sent: _too_large() if sent.value == raw(4) else None
         bench.publish(bench.batch(*bench.admit(*[request(n, float(n)) for n in range(1, 4)])))
         assert bench.drained()

@@ -218,6 +218,18 @@ def test_expiry_makes_room() -> None:
     run(scenario)
 
 
+def test_a_culprit_is_looked_for_depth_first() -> None:
+    """Each slot on a way of its own; a model that always fails shows it with the zeros at the end of the first."""
+
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([admitted_of([1] * 8, first=1)])
+        for _ in range(6):
+            bench.device.end(retry=True)
+        assert bench.device.ran == [list(range(1, 9)), [1, 2, 3, 4], [5, 6, 7, 8], [1, 2], [5, 6], [1], [5], [0]]
+
+    run(scenario)
+
+
 def test_halves_of_a_failed_batch_run_before_what_waits() -> None:
     async def scenario(bench: Bench) -> None:
         await bench.window.offer([admitted_of([1] * 4)])
