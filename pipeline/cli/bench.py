@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.ending import ended_by_signals
+
 Ground = tuple[str, Path, Callable[[str], None]]
 """What runs stand on: a broker's address, a folder, who is told what runs next."""
 
@@ -243,6 +245,7 @@ def _ground(broker: str | None, runs: int) -> Iterator[Ground]:
     from pipeline.local import EmbeddedKafka
 
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         bootstrap = broker or stack.enter_context(EmbeddedKafka()).bootstrap
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -21,6 +21,7 @@ from pipeline.cli.broker import (
     kafka_of,
     models_of,
 )
+from pipeline.cli.ending import ended_by_signals
 
 if TYPE_CHECKING:
     from pipeline.load import Load
@@ -136,7 +137,10 @@ def _run(wanted: Load, model: Model, as_json: bool) -> int:
     from pipeline.load import drive
 
     _look(wanted.broker, wanted.kafka, model.topics)
-    with _progress(wanted.warmup_s + (wanted.duration_s or 0), shown=sys.stderr.isatty() and not as_json) as tick:
+    with (
+        ended_by_signals(),
+        _progress(wanted.warmup_s + (wanted.duration_s or 0), shown=sys.stderr.isatty() and not as_json) as tick,
+    ):
         report = drive(wanted, tick)
     passed, verdict = judge(report)
     arrivals = "trace" if wanted.trace else wanted.arrivals
