@@ -16,7 +16,7 @@ FUZZ_DIR ?= .fuzz
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate $(UPGRADE)
 
-.PHONY: help demo test lint suites test-pythons simulate faults overload fuzz bench audit lock clean
+.PHONY: help demo test lint suites test-pythons simulate faults overload fuzz bench gpu audit lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
 	@echo "make bench         throughput and latency beside their peers, and what exactly-once costs"
+	@echo "make gpu           on a GPU machine: the tests that need one, and what the way through Kafka costs there"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
 	@echo "make lock          versions and hashes anew from pyproject.toml; UPGRADE=--upgrade takes the newest"
@@ -70,6 +71,11 @@ bench: $(STAMP)
 	$(BIN)/sluice bench latency
 	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
+
+# TensorRT is what the machine has (sluice[gpu], or a container image's own); without a GPU it says so and fails.
+gpu: $(STAMP)
+	$(PYTEST) tests/gpu
+	$(BIN)/python -m tests.gpu
 
 audit: $(STAMP)
 	$(BIN)/python ops/audit.py

@@ -22,7 +22,7 @@ from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.errors import BackendError, BrokerError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
-from pipeline.infer.backends import backend_for
+from pipeline.infer.placement import placed
 from pipeline.intake import Chunk, ConsumerFactory, Intake, chunks, consumer_settings, intake_of, kafka_consumer
 from pipeline.models import Model
 from pipeline.observe import Observer
@@ -110,7 +110,7 @@ class Flow(Service):
             self._backends.append(self._load(model))
 
     def _load(self, model: Model) -> Backend:
-        backend = backend_for(model.manifest.backend)
+        backend = placed(model, self._settings.device)
         backend.load(model, threads=self._settings.threads)
         return backend
 

@@ -21,12 +21,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-report", metavar="FILE", help="the table of faults as JSON")
 
 
+LEFT_OUT = pytest.StashKey[str]()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only the long form has."""
-    if not config.getoption("--faults"):
-        left_out = [item for item in items if item.get_closest_marker("long")]
-        items[:] = [item for item in items if item not in left_out]
-        config.hook.pytest_deselected(items=left_out)
+    """Leave out what only the long form has, and what this machine has no GPU for."""
+    left_out = [] if config.getoption("--faults") else [item for item in items if item.get_closest_marker("long")]
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu and (why := no_gpu()):
+        config.stash[LEFT_OUT] = f"{len(on_gpu)} tests need a GPU and are left out: {why}"
+        left_out += on_gpu
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    return [config.stash[LEFT_OUT]] if LEFT_OUT in config.stash else []
+
+
+def no_gpu() -> str:
+    """Why nothing can be run on a GPU here; empty where it can."""
+    from pipeline.infer.backends.tensorrt import find_tensorrt
+    from pipeline.infer.cuda import look_for_gpus
+
+    return look_for_gpus().reason or ("" if find_tensorrt() else "TensorRT is not installed")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""`sluice models`: list, add and verify the models of a repository."""
+"""`sluice models`: list, add, build and verify the models of a repository."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.broker import JsonOption, ModelsOption
+from pipeline.cli.build import build
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,8 +20,9 @@ __all__ = ["app"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="""List, add and verify models. A repository is a directory DIR/NAME/VERSION of a manifest and model files.""",
+    help="""List, add, build and verify models. A repository is a folder DIR/NAME/VERSION of a manifest and files.""",
 )
+app.command()(build)
 
 
 @app.command("list")
@@ -95,14 +97,14 @@ def verify(
 
 def _refusal(model: Model | ModelError) -> str | None:
     from pipeline.core.errors import SluiceError
-    from pipeline.infer.backends import backend_for
+    from pipeline.infer.placement import placed
     from pipeline.models import verify
 
     try:
         if isinstance(model, SluiceError):
             raise model
         verify(model)
-        backend = backend_for(model.manifest.backend)
+        backend = placed(model, "auto")
         backend.load(model)
         backend.close()
     except SluiceError as error:

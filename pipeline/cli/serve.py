@@ -56,6 +56,14 @@ AnswerOnce = Annotated[
         help="Requests with the request-id and the body of one read so long before get no answer of their own.",
     ),
 ]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda:N",
+        envvar="SLUICE_DEVICE",
+        help="Where models run: auto is the GPU for those of TensorRT, if there is one; one process per GPU.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="Of one run of a model; by default what suits the machine.", min=1)]
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="OpenTelemetry over HTTP; OTEL_EXPORTER_OTLP_ENDPOINT if not given.")
@@ -79,6 +87,7 @@ def serve(
     partitions: Partitions = None,
     instance_id: InstanceId = None,
     answer_once_within: AnswerOnce = None,
+    device: DeviceOption = "auto",
     threads: Threads = None,
     kafka: KafkaOption = None,
     kafka_config: KafkaConfigOption = None,
@@ -95,11 +104,11 @@ def serve(
     For instance: sluice serve --models ./models --broker localhost:9092 --group vision
     """
     from pipeline.core.settings import Settings
-    from pipeline.models import BUNDLED, load_repository
 
     hide_url(otlp_endpoint or "")
     _log_to_stderr(log_level)
     _mark(ready_file, ready=False)  # of a worker that was killed
+    loaded = _load(models, device)
     settings = Settings(
         broker=broker_of(broker),
         group=group,
@@ -107,11 +116,11 @@ def serve(
         offset_reset=from_,
         instance_id=instance_id,
         kafka=kafka_of(kafka, kafka_config),
+        device=device,
         threads=threads,
         answer_once_within_s=answer_once_within,
         otlp_endpoint=otlp_endpoint,
     )
-    loaded = load_repository(models or BUNDLED)
     _look(loaded, settings, partitions, apply=apply)
 
     def ready() -> None:
@@ -126,6 +135,17 @@ def serve(
     finally:
         _mark(ready_file, ready=False)
     raise typer.Exit(status)
+
+
+def _load(models: Path | None, device: str) -> list[Model]:
+    """The models to serve. What has no device is told before Kafka is asked for anything."""
+    from pipeline.infer.placement import place
+    from pipeline.models import BUNDLED, load_repository
+
+    loaded = load_repository(models or BUNDLED)
+    for model in loaded:
+        place(model.manifest.backend, device)
+    return loaded
 
 
 def _look(models: Sequence[Model], settings: Settings, partitions: int | None, *, apply: bool) -> None:

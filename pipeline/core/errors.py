@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-__all__ = ["BackendBusyError", "BackendError", "BrokerError", "ConfigError", "ModelError", "SluiceError"]
+__all__ = [
+    "BackendBusyError",
+    "BackendError",
+    "BrokerError",
+    "ConfigError",
+    "DeviceLostError",
+    "ModelError",
+    "SluiceError",
+]
 
 
 Blame = Literal["user", "model", "broker", "machine"]
@@ -50,6 +58,13 @@ class BackendBusyError(BackendError):
 
     code = "busy"
     retryable = True
+    blame = "machine"
+
+
+class DeviceLostError(BackendError):
+    """A device this process cannot use any more, whatever it would run: it ends, and another takes its partitions."""
+
+    code = "device_lost"
     blame = "machine"
 
 

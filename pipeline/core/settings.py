@@ -59,6 +59,7 @@ class Settings:
     kafka: Mapping[str, str] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
+    device: str = "auto"  # or cpu, cuda:0, cuda:1, ...: `pipeline.infer.placement`
     threads: int | None = None
     answer_once_within_s: float | None = None
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from pipeline.admit import Admitted, Duplicates
 from pipeline.commit import Ledger
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BackendError, BrokerError, SluiceError
+from pipeline.core.errors import BackendError, BrokerError, DeviceLostError, SluiceError
 from pipeline.core.limits import Limits
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
@@ -197,6 +197,8 @@ class Publisher:
         A model that no longer answers what it was warmed with ends the worker, before any request is blamed for it.
         """
         label = lane.model.label
+        if isinstance(error, DeviceLostError):
+            raise error  # about no request, and nothing runs here any more
         if batch.blamed is not None:
             raise BackendError(f"{label} fails on any input, zeros included: {error}")
         batch.error = error

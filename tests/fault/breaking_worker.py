@@ -22,7 +22,7 @@ import pipeline.core.settings
 import pipeline.intake.consumer
 import pipeline.publish.producer
 from pipeline.cli.main import main
-from pipeline.core.errors import BackendError
+from pipeline.core.errors import BackendError, DeviceLostError
 from pipeline.core.limits import Limits
 from pipeline.infer.backends.onnxruntime import OnnxRuntime
 
@@ -51,7 +51,8 @@ def hang() -> None:
 
 
 HOW: dict[str, Callable[[], None]] = {"die": die, "crash": crash, "hang": hang} | {
-    error.__name__: raising(error) for error in (RuntimeError, MemoryError, BackendError, SystemExit, KeyboardInterrupt)
+    error.__name__: raising(error)
+    for error in (RuntimeError, MemoryError, BackendError, DeviceLostError, SystemExit, KeyboardInterrupt)
 }
 
 

@@ -73,7 +73,12 @@ def test_f5_the_backend_raises(scene: MakeScene, guarantee: str) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [("SystemExit", 1), pytest.param("KeyboardInterrupt", 1, marks=LONG), ("crash", -signal.SIGSEGV)],
+    [
+        ("SystemExit", 1),
+        pytest.param("DeviceLostError", 1, marks=LONG),
+        pytest.param("KeyboardInterrupt", 1, marks=LONG),
+        ("crash", -signal.SIGSEGV),
+    ],
 )
 @pytest.mark.parametrize("guarantee", [pytest.param(AT_LEAST, marks=LONG), EXACTLY])
 def test_f5_the_device_thread_ends(scene: MakeScene, guarantee: str, error: str, code: int) -> None:

@@ -9,7 +9,7 @@ from pipeline.infer.backend import Backend
 
 __all__ = ["BACKENDS", "backend_for"]
 
-BACKENDS = {"onnxruntime": ("OnnxRuntime", "sluice")}
+BACKENDS = {"onnxruntime": ("OnnxRuntime", "sluice"), "tensorrt": ("TensorRt", "sluice[gpu]")}
 """Name in a manifest -> class in the module of that name, and what to install for its runtime."""
 
 

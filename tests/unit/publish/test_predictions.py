@@ -9,7 +9,7 @@ import orjson
 import pytest
 from confluent_kafka import Message
 
-from pipeline.core.errors import BackendBusyError, BackendError
+from pipeline.core.errors import BackendBusyError, BackendError, DeviceLostError
 from pipeline.infer import Batch, Joined, Piece, Run, Slot
 from pipeline.observe import Stage
 from pipeline.observe.tracecontext import split_traceparent
@@ -283,6 +283,26 @@ def test_a_model_that_fails_on_zeros_too_ends_the_worker_and_no_request_is_blame
         assert bench.failed.wait(WAIT_S)
         assert "zeros included: lost the device" in str(bench.failure.pop())
         assert (bench.producer.sent, bench.ledger.in_flight_requests) == ([], 1)
+
+
+@pytest.mark.parametrize("where", ["run", "wait"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_lost_device_ends_the_worker_at_once_and_no_request_is_blamed(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*arguments: object) -> None:
+        raise DeviceLostError("the device is lost")
+
+    with flow() as bench:
+        batch = bench.batch(*bench.admit(request(0)))
+        if where == "run":
+            batch.error = DeviceLostError("the device is lost")
+        else:
+            monkeypatch.setattr(bench.backend, "wait", lost)
+        bench.publish(batch)
+        assert bench.failed.wait(WAIT_S)
+        assert isinstance(bench.failure.pop(), DeviceLostError)
+        assert (bench.device.given_back, bench.producer.sent, bench.ledger.in_flight_requests) == ([], [], 1)
 
 
 def test_an_error_that_may_pass_is_tried_again_before_anybody_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
