@@ -77,9 +77,12 @@ framework-tests: $(STAMP)
 	$(PYTEST) tests/unit/infer tests/unit/models/test_imports.py
 
 bench: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[bench]'
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
+	$(BIN)/sluice bench throughput --arrow-bytes
 	$(BIN)/sluice bench latency
+	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
 
 # TensorRT is what the machine has (sluice[gpu], or a container image's own); without a GPU it says so and fails.

@@ -28,7 +28,7 @@ _ENTRY = re.compile(r"(?P<what>[a-z0-9-]+==[^\s;*]+( ; [^\\\n]+?)?)( \\\n    --h
 # Names of SPDX, and of the classifiers that older packages have instead.
 LICENCES = frozenset(
     {
-        *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "MPL-2.0"),
+        *("0BSD", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0"),
         *(
             "PSF-2.0",
             "Unlicense",

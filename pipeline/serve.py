@@ -22,9 +22,11 @@ __all__ = ["run_worker"]
 
 log = logging.getLogger(__name__)
 
-# mallopt(3), <malloc.h>: what is as large as this lies in pages of its own, which go back at once when it is freed.
+# mallopt(3), <malloc.h>: what is as large as LARGE_BYTES lies in pages of its own, which go back at once when it is
+# freed. A fetch of a few messages of 1 MB must not: new pages for each cost a quarter of the worker's time with such.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-LARGE_BYTES = 4 * 1024 * 1024
+LARGE_BYTES = 8 * 1024 * 1024
+KEPT_BYTES = 4 * 1024 * 1024  # free at the end of a heap
 
 
 def run_worker(
@@ -96,7 +98,7 @@ def _give_back_large() -> None:
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, LARGE_BYTES // 4)  # setting the one stops the other from following it
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # setting the one stops the other from following it
 
 
 def _write(report: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipeline.intake import UNREADABLE, RawHeaders
 from pipeline.observe import is_sampled
@@ -15,7 +15,8 @@ from topics.records import JSON, Header
 __all__ = ["HeaderReader", "RequestHeaders"]
 
 PRIORITY_DEFAULT = 5
-_KNOWN = frozenset(
+# Plain texts: a dictionary finds a member of an enumeration three times as slowly, and each request looks for eight.
+_NAMES = REQUEST_ID, CONTENT_TYPE, DEADLINE_MS, PRIORITY, TRACEPARENT, TRACESTATE, STAGES, MODEL = tuple(
     str(name)
     for name in (
         Header.REQUEST_ID,
@@ -28,11 +29,11 @@ _KNOWN = frozenset(
         Header.MODEL,
     )
 )
+_KNOWN = frozenset(_NAMES)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHeaders:
-    """What a request's headers say; defaults where they say nothing."""
+class RequestHeaders(NamedTuple):
+    """What a request's headers say; defaults where they say nothing. A tuple: made in a third of a dataclass's time."""
 
     codec: Codec
     request_id: str | None = None
@@ -66,23 +67,23 @@ class HeaderReader:
         if not headers:
             return self._plain
         get = self._known(headers).get
-        if get(Header.MODEL) not in self._models:
-            raise BadRequest(Code.UNKNOWN_MODEL, f"header model is {shown(get(Header.MODEL, ''))}, not the topic's")
-        request_id = get(Header.REQUEST_ID)
+        if get(MODEL) not in self._models:
+            raise BadRequest(Code.UNKNOWN_MODEL, f"header model is {shown(get(MODEL, ''))}, not the topic's")
+        request_id = get(REQUEST_ID)
         if request_id == "":
             raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
-        stages, traceparent = get(Header.STAGES), get(Header.TRACEPARENT)
+        stages, traceparent = get(STAGES), get(TRACEPARENT)
         if stages not in (None, "0", "1"):
             raise BadRequest(Code.BAD_HEADER, "header stages is neither 0 nor 1")
         return RequestHeaders(
-            codec=self._codec_of(get(Header.CONTENT_TYPE, JSON)),
-            request_id=request_id,
-            deadline_ms=_whole(get(Header.DEADLINE_MS), Header.DEADLINE_MS, Code.BAD_DEADLINE),
-            priority=_priority(get(Header.PRIORITY)),
-            stages=stages == "1",
-            traceparent=traceparent,
-            tracestate=get(Header.TRACESTATE),
-            sampled=traceparent is not None and is_sampled(traceparent.encode()),
+            self._codec_of(get(CONTENT_TYPE, JSON)),
+            request_id,
+            _whole(get(DEADLINE_MS), DEADLINE_MS, Code.BAD_DEADLINE),
+            _priority(get(PRIORITY)),
+            stages == "1",
+            traceparent,
+            get(TRACESTATE),
+            traceparent is not None and is_sampled(traceparent.encode()),
         )
 
     def _known(self, headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
@@ -121,7 +122,7 @@ def _whole(text: str | None, name: str, code: Code) -> int | None:
 
 
 def _priority(text: str | None) -> int:
-    value = _whole(text, Header.PRIORITY, Code.BAD_HEADER)
+    value = _whole(text, PRIORITY, Code.BAD_HEADER)
     if value is None:
         return PRIORITY_DEFAULT
     if value > 9:

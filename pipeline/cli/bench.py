@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pipeline.cli.ending import ended_by_signals
+
+Ground = tuple[str, Path, Callable[[str], None]]
+"""What runs stand on: a broker's address, a folder, who is told what runs next."""
+
 if TYPE_CHECKING:
     from pipeline.load import Rounds, Spread
     from pipeline.models import Model
+
+    Measured = tuple[Model, Rounds, str, str]  # also the names of the figures for speed and processor time
 
 __all__ = ["app"]
 
@@ -21,10 +28,14 @@ app = typer.Typer(no_args_is_help=True, help="Measure Sluice beside its peers, i
 
 Broker = Annotated[str | None, typer.Option(help="HOST:PORT to measure on; an embedded Kafka if not given.")]
 Repeats = Annotated[int, typer.Option(help="Rounds; each runs every contestant once, in rotating order.", min=1)]
+Plot = Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Write a picture, too.", show_default=False)]
+PeersPython = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH", help="A Python that has the peers which are not installed beside Sluice.", show_default=False
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-PEERS = ("loop", "quiet-loop", "faust")
 
 
 @app.command()
@@ -32,37 +43,114 @@ def throughput(
     broker: Broker = None,
     repeats: Repeats = 3,
     messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 400_000,
-    faust_messages: Annotated[int, typer.Option(help="The same for stock Faust, which is slower.", min=1000)] = 20_000,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only beside this peer; may be repeated.", show_default=False),
+    ] = None,
+    peers_python: PeersPython = None,
     arrow: Annotated[bool, typer.Option("--arrow", help="Arrow requests of many rows, beside the bare model.")] = False,
-    requests: Annotated[int, typer.Option(help="Arrow requests of a run.", min=100)] = 600,
-    rows: Annotated[int, typer.Option(help="Rows of an Arrow request.", min=1)] = 1024,
+    arrow_bytes: Annotated[
+        bool, typer.Option("--arrow-bytes", help="Arrow requests of 1 MB for no work, beside consuming alone.")
+    ] = False,
+    requests: Annotated[
+        int | None, typer.Option(help="Arrow requests of a run; 600, or 1,500 of 1 MB.", min=100, show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Rows of an Arrow request, with --arrow.", min=1)] = 1024,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
-    """Requests a second of Sluice, of a hand-written librdkafka loop and of stock Faust on the same messages.
+    """Requests a second of Sluice and of its peers on the same messages.
 
     One-row raw messages of 200 bytes through a linear model, so that the way is measured and not the model; every
     contestant publishes the same bytes, key and headers, and every answer is counted and a sample of them checked.
-    The quiet loop has Python's cycle collector set as Sluice's worker sets its own.
-    With --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop.
+    Peers: hand-written loops with librdkafka (loop; quiet-loop has Python's cycle collector set as Sluice's worker sets
+    its own) and with aiokafka, stock faust, bytewax, quixstreams. One whose package is not installed is left out. The
+    slower ones get fewer messages. With --arrow: rows a second through the bundled digit classifier, beside the same
+    model called in a loop. With --arrow-bytes: bytes a second through a model that does nothing, beside librdkafka
+    that only reads them.
 
     For instance: sluice bench throughput --repeats 5 --json
     """
-    from pipeline.load.throughput import ArrowWork, RawWork, arrow_throughput, raw_throughput
+    from pipeline.core.errors import ConfigError
+    from pipeline.load.contestants import PEERS, field_of
+    from pipeline.load.plots import bars, check_plot
+
+    if arrow and arrow_bytes:
+        raise ConfigError("--arrow and --arrow-bytes are two benches: give one of them")
+    check_plot(plot)
+    with tempfile.TemporaryDirectory(prefix="sluice-peers-") as place:
+        field = field_of([] if arrow or arrow_bytes else peer or PEERS, peers_python, Path(place))
+        with _ground(broker, repeats * (1 + (len(field.commands) or 1 + arrow_bytes))) as ground:
+            if arrow_bytes:
+                of = _measure_bytes(ground, repeats, requests or 1500)
+            elif arrow:
+                of = _measure_rows(ground, repeats, requests or 600, rows)
+            else:
+                of = _measure_messages(ground, repeats, messages, field.commands)
+    model, rounds, figure, cpu = of
+    ratios = {f"sluice / {name}": rounds.ratio("sluice", name, figure) for name in rounds.runs if name != "sluice"}
+    lines = [*_table(rounds, {figure: ",.0f", cpu: ".1f"}), "", *_spreads("ratio, within each round", ratios, ".2f")]
+    lines += [f"left out: {name}: {why}" for name, why in field.left_out.items()]
+    if plot is not None:
+        bars(rounds, figure, figure.replace("_per_s", " a second"), plot)
+    about = {"model": model.label, "ratios": _dicts(ratios), "left_out": field.left_out}
+    _emit("throughput", rounds, about, lines, as_json)
+
+
+def _measure_messages(ground: Ground, repeats: int, messages: int, commands: dict[str, list[str]]) -> Measured:
+    from pipeline.load.throughput import RawWork, raw_throughput
+
+    broker, folder, tell = ground
+    model = _model(_ours("models"), "linear")
+    work = RawWork(model, broker, folder, commands, messages=messages, repeats=repeats)
+    return model, raw_throughput(work, tell), "messages_per_s", "cpu_us_per_message"
+
+
+def _measure_rows(ground: Ground, repeats: int, requests: int, rows: int) -> Measured:
+    from pipeline.load.throughput import ArrowWork, arrow_throughput
     from pipeline.models import BUNDLED
 
-    with _ground(broker, repeats * (2 if arrow else 1 + len(PEERS))) as (bootstrap, folder, tell):
-        if arrow:
-            model = _model(BUNDLED, "digits")
-            work = ArrowWork(model, bootstrap, folder, requests=requests, rows=rows, repeats=repeats)
-            rounds, figure, cpu = arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
-            ratios = {"sluice / model": rounds.ratio("sluice", "model", figure)}
-        else:
-            model = _model(_linear(), "linear")
-            raw = RawWork(model, bootstrap, folder, messages=messages, faust_messages=faust_messages, repeats=repeats)
-            rounds, figure, cpu = raw_throughput(raw, tell), "messages_per_s", "cpu_us_per_message"
-            ratios = {f"sluice / {peer}": rounds.ratio("sluice", peer, figure) for peer in PEERS}
-    lines = [*_table(rounds, {figure: ",.0f", cpu: ".1f"}), "", *_spreads("ratio, within each round", ratios, ".2f")]
-    _emit("throughput", rounds, {"model": model.label, "ratios": _dicts(ratios)}, lines, as_json)
+    broker, folder, tell = ground
+    model = _model(BUNDLED, "digits")
+    work = ArrowWork(model, broker, folder, requests=requests, rows=rows, repeats=repeats)
+    return model, arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
+
+
+def _measure_bytes(ground: Ground, repeats: int, requests: int) -> Measured:
+    from pipeline.load.volume import VolumeWork, volume
+
+    broker, folder, tell = ground
+    model = _model(_ours("large"), "first")
+    work = VolumeWork(model, broker, folder, requests=requests, repeats=repeats)
+    return model, volume(work, tell), "bytes_per_s", "cpu_us_per_message"
+
+
+@app.command()
+def tracing(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 400_000,
+    sampled: Annotated[float, typer.Option(help="Share of the requests that are recorded.", min=0, max=1)] = 0.01,
+    as_json: Json = False,
+) -> None:
+    """What telemetry costs: requests a second with all metrics and sampled spans exported, beside none.
+
+    As with the throughput bench, but each request has a traceparent. A process beside takes what is exported and drops
+    it. "bare" is without a traceparent, too: what it costs to go on with a client's trace is in the other two.
+
+    For instance: sluice bench tracing --repeats 5 --sampled 0.01
+    """
+    from pipeline.load.tracing import TracingWork
+    from pipeline.load.tracing import tracing as measure
+
+    model = _model(_ours("models"), "linear")
+    with _ground(broker, repeats * 3) as (bootstrap, folder, tell):
+        rounds = measure(TracingWork(model, bootstrap, folder, messages, sampled, repeats=repeats), tell)
+    ratios = {f"traced / {base}": rounds.ratio("traced", base, "messages_per_s") for base in ("untraced", "bare")}
+    table = _table(rounds, {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f"})
+    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".3f")]
+    about = {"model": model.label, "sampled": sampled, "ratios": _dicts(ratios)}
+    _emit("tracing", rounds, about, lines, as_json)
 
 
 @app.command()
@@ -72,6 +160,7 @@ def latency(
     rate: Annotated[float, typer.Option(help="Requests a second.", min=0.1)] = 100.0,
     duration_s: Annotated[float, typer.Option(help="Counted seconds of a run.", min=1)] = 10.0,
     arrivals: Annotated[str, typer.Option(help="constant, poisson or burst.")] = "poisson",
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """Request to prediction through Sluice, beside an echo through the same broker plus the model's own time.
@@ -85,8 +174,10 @@ def latency(
     from pipeline.load import Arrivals
     from pipeline.load.latency import LatencyWork
     from pipeline.load.latency import latency as measure
+    from pipeline.load.plots import check_plot, percentiles
     from pipeline.models import BUNDLED
 
+    check_plot(plot)
     if arrivals not in list(Arrivals):
         raise ConfigError(f"--arrivals {arrivals}: give one of {', '.join(Arrivals)}")
     model = _model(BUNDLED, "digits")
@@ -101,6 +192,8 @@ def latency(
         "",
         *_spreads("sluice above echo + model, within each round", above, ".2f"),
     ]
+    if plot is not None:
+        percentiles(rounds, f"ms, {rate:g} requests a second", plot)
     about = {"model": model.label, "rate": rate, "arrivals": arrivals, "above_echo_and_model": _dicts(above)}
     _emit("latency", rounds, about, lines, as_json)
 
@@ -125,7 +218,7 @@ def guarantees(
     from pipeline.load.throughput import RawWork
     from pipeline.models import BUNDLED
 
-    linear, digits = _model(_linear(), "linear"), _model(BUNDLED, "digits")
+    linear, digits = _model(_ours("models"), "linear"), _model(BUNDLED, "digits")
     ours, base = "exactly-once", "at-least-once"
     with _ground(broker, repeats * 2) as (bootstrap, folder, tell):
         full = RawWork(linear, bootstrap, folder, messages=messages, repeats=repeats)
@@ -144,7 +237,7 @@ def guarantees(
 
 
 @contextmanager
-def _ground(broker: str | None, runs: int) -> Iterator[tuple[str, Path, Callable[[str], None]]]:
+def _ground(broker: str | None, runs: int) -> Iterator[Ground]:
     """A broker, a folder and someone to tell what runs; gone when the measuring is over."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -152,6 +245,7 @@ def _ground(broker: str | None, runs: int) -> Iterator[tuple[str, Path, Callable
     from pipeline.local import EmbeddedKafka
 
     with ExitStack() as stack:
+        stack.enter_context(ended_by_signals())
         bootstrap = broker or stack.enter_context(EmbeddedKafka()).bootstrap
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
         columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -167,10 +261,11 @@ def _ground(broker: str | None, runs: int) -> Iterator[tuple[str, Path, Callable
         yield bootstrap, folder, tell
 
 
-def _linear() -> Path:
+def _ours(repository: str) -> Path:
+    """A repository of the benches' own models."""
     from pipeline import load
 
-    return Path(load.__file__).with_name("models")
+    return Path(load.__file__).with_name(repository)
 
 
 def _model(repository: Path, name: str) -> Model:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from pipeline.cli.ending import ended_by_signals
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -78,7 +79,7 @@ def demo(
     images, labels = held_out()
     tell = _teller(as_json)
     with ExitStack() as stack:
-        stack.enter_context(_ended_by_signals())
+        stack.enter_context(ended_by_signals())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-demo-")))
         tell("starting Apache Kafka")
         bootstrap = stack.enter_context(EmbeddedKafka()).bootstrap
@@ -104,21 +105,6 @@ def demo(
 def _teller(as_json: bool) -> Callable[[str], None]:
     """Progress goes where figures do not: to people on standard output, beside JSON on standard error."""
     return lambda text: print(text, file=sys.stderr if as_json else sys.stdout, flush=True)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind like Ctrl-C, so that what was started is ended."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

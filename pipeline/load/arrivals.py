@@ -1,13 +1,15 @@
-"""When the requests of an open loop are due: constant, Poisson and burst schedules, pure and seeded."""
+"""When the requests of an open loop are due: constant, Poisson and burst schedules, seeded, and recorded ones."""
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Arrivals", "Schedule", "burst", "constant", "poisson", "schedule"]
+__all__ = ["Arrivals", "Schedule", "burst", "constant", "mean_rate", "poisson", "read_trace", "replayed", "schedule"]
 
 Schedule = np.ndarray[Any, np.dtype[np.int64]]
 """Due times in nanoseconds after the start, ascending, all below the duration."""
@@ -60,6 +62,47 @@ def schedule(arrivals: Arrivals, rate: float, duration_s: float, seed: int) -> S
     if arrivals is Arrivals.POISSON:
         return poisson(rate, duration_s, seed)
     return burst(rate, duration_s, seed)
+
+
+def read_trace(path: Path) -> Schedule:
+    """Recorded arrivals, the first at 0: a ``.npy`` array of seconds, or lines with a number of seconds each.
+
+    Seconds since whenever; a line of JSON may also be an object that has them as ``at_s``. Raises ``ValueError`` where
+    there are fewer than two, or one is no number or earlier than the one before it, and ``OSError``.
+    """
+    try:
+        if path.suffix == ".npy":
+            at_s = np.asarray(np.load(path, allow_pickle=False), np.float64)
+        else:
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+            at_s = np.array([line["at_s"] if isinstance(line, dict) else line for line in lines], np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no trace of arrival times in seconds: {error}") from error
+    if (
+        at_s.ndim != 1
+        or len(at_s) < 2
+        or not np.isfinite(at_s).all()
+        or (np.diff(at_s) < 0).any()
+        or at_s[0] == at_s[-1]
+    ):
+        raise ValueError(f"{path}: a trace is at least two finite times in seconds, ascending")
+    due: Schedule = ((at_s - at_s[0]) * SECOND_NS).astype(np.int64)
+    return due
+
+
+def replayed(trace: Schedule, rate: float | None, duration_s: float | None) -> Schedule:
+    """``trace`` as it was, or sped up to a mean of ``rate`` a second; the first ``duration_s`` of that.
+
+    Raises ``ValueError`` where one of them is not positive.
+    """
+    _check(rate or 1, 1 if duration_s is None else duration_s)
+    due = trace if rate is None else (trace * (mean_rate(trace) / rate)).astype(np.int64)
+    return due if duration_s is None else due[due < duration_s * SECOND_NS]
+
+
+def mean_rate(trace: Schedule) -> float:
+    """Requests a second of a schedule of at least two, not all at once."""
+    return (len(trace) - 1) / (int(trace[-1] - trace[0]) / SECOND_NS)
 
 
 def _check(rate: float, duration_s: float) -> None:

@@ -38,8 +38,8 @@ def guarantees(full: RawWork, paced: LatencyWork, tell: Callable[[str], None]) -
 def _full_speed(work: RawWork, options: tuple[str, str], number: int) -> Figures:
     guarantee = options[-1]
     with open_lane(work.broker, work.folder, work.model, f"{guarantee}-{number}", work.partitions) as lane:
-        arguments, committed = lane.serve_arguments(*options), lane.committed()
-        answers, cpu_s = answer(lane, "pipeline.cli", arguments, committed, work.messages, RAW, rows=1, distinct=4096)
+        process = Process("pipeline.cli", lane.serve_arguments(*options), lane.folder / "log")
+        answers, cpu_s = answer(lane, process, lane.committed(), work.messages, RAW, rows=1, distinct=4096)
     if guarantee == "exactly-once" and answers.repeats:
         raise BenchError(f"{answers.repeats} answers were repeated, exactly once")
     return {"messages_per_s": answers.rate(WARMUP), "cpu_us_per_message": cpu_s * 1e6}

@@ -68,8 +68,10 @@ class Lane:
         places = [TopicPartition(self.model.topics.requests, partition) for partition in range(self.partitions)]
         return lambda: sum(max(place.offset, 0) for place in reader.committed(places, ASK_S_MAX))
 
-    def preload(self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096) -> None:
-        """Fill the request topic from a process of its own."""
+    def preload(
+        self, count: int, content_type: str, *, rows: int = 1, distinct: int = 4096, sampled: float | None = None
+    ) -> None:
+        """Fill the request topic from a process of its own; ``sampled`` is the share of traces to be recorded."""
         run_module(
             "pipeline.load.preload",
             [
@@ -77,6 +79,7 @@ class Lane:
                 *("--repository", str(self.repository), "--model", self.model.name),
                 *("--count", str(count), "--content-type", content_type, "--rows", str(rows)),
                 *("--distinct", str(distinct), "--partitions", str(self.partitions)),
+                *(() if sampled is None else ("--sampled", str(sampled))),
             ],
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.load.arrivals import Arrivals
+from pipeline.load.drive import Load, drive
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process, run_module
 from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
@@ -67,16 +68,17 @@ def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
 
 def open_loop(work: LatencyWork, lane: Lane, seed: int) -> Figures:
     """Generate the load for who serves the lane; raises `BenchError` unless all is answered ``ok``."""
-    printed = run_module(
-        "pipeline.load.generator",
-        [
-            *("--broker", work.broker, "--repository", str(lane.repository), "--model", lane.model.name),
-            *("--content-type", RAW, "--rate", str(work.rate), "--duration-s", str(work.duration_s)),
-            *("--arrivals", work.arrivals, "--seed", str(seed)),
-        ],
+    found = drive(
+        Load(
+            broker=work.broker,
+            model=str(lane.model.path),
+            content_type=RAW,
+            rate=work.rate,
+            duration_s=work.duration_s,
+            arrivals=work.arrivals,
+            seed=seed,
+        )
     )
-    found = json.loads(printed)
-    if found["answered"] < found["requests"] or set(found.pop("statuses")) != {"ok"}:
-        raise BenchError(f"{lane.model.name}: not every request was answered ok: {printed.strip()}")
-    figures: Figures = found
-    return figures
+    if found["ok"] < found["requests"]:
+        raise BenchError(f"{lane.model.name}: not every request was answered ok: {found}")
+    return found

@@ -18,14 +18,26 @@ from pipeline.models import load_repository
 from topics.connect import Connection
 from topics.records import Header
 
-__all__ = ["preload"]
+__all__ = ["preload", "traceparent"]
 
 
-def preload(broker: str, topic: str, values: list[bytes], count: int, partitions: int, content_type: str) -> None:
-    """Produce ``count`` requests, cycling through ``values``; returns when all are acknowledged."""
+def preload(
+    broker: str,
+    topic: str,
+    values: list[bytes],
+    count: int,
+    partitions: int,
+    content_type: str,
+    sampled: float | None = None,
+) -> None:
+    """Produce ``count`` requests, cycling through ``values``; returns when all are acknowledged.
+
+    With ``sampled``, each has a ``traceparent`` of its own, and that share of them asks to be recorded.
+    """
     producer = Connection(broker).producer(linger_ms=50)
-    headers: list[tuple[str, str | bytes | None]] = [(str(Header.CONTENT_TYPE), content_type.encode())]
+    same: list[tuple[str, str | bytes | None]] = [(str(Header.CONTENT_TYPE), content_type.encode())]
     for index, value in enumerate(itertools.islice(itertools.cycle(values), count)):
+        headers = same if sampled is None else [*same, (str(Header.TRACEPARENT), traceparent(index, sampled))]
         while True:
             try:
                 producer.produce(
@@ -37,6 +49,12 @@ def preload(broker: str, topic: str, values: list[bytes], count: int, partitions
         if index % 1000 == 0:
             producer.poll(0)
     producer.flush()
+
+
+def traceparent(index: int, sampled: float) -> bytes:
+    """The trace of request ``index``: evenly spread, ``sampled`` of them ask to be recorded."""
+    recorded = int((index + 1) * sampled) > int(index * sampled)
+    return b"00-%032x-%016x-%02x" % (index + 1, index + 1, recorded)
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:
@@ -56,10 +74,12 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1, help="rows of each request")
     parser.add_argument("--distinct", type=int, default=4096, help="different requests, sent in turn")
     parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--sampled", type=float, help="share of requests whose traceparent asks to be recorded")
     arguments = parser.parse_args()
     (model,) = [m for m in load_repository(arguments.repository) if m.name == arguments.model]
     values = request_values(model.signature, arguments.content_type, arguments.rows, arguments.distinct)
-    preload(arguments.broker, arguments.topic, values, arguments.count, arguments.partitions, arguments.content_type)
+    shape = (arguments.count, arguments.partitions, arguments.content_type, arguments.sampled)
+    preload(arguments.broker, arguments.topic, values, *shape)
     return 0
 
 

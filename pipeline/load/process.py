@@ -32,12 +32,14 @@ class BenchError(SluiceError):
 class Process:
     """``python -m MODULE ARGUMENTS`` as a context: entered when started, left when stopped.
 
-    It prints a line beginning with ``ready`` when it can work. Raises `BenchError` with the end of its log where it
-    exits early or does not stop with 0.
+    ``command`` stands in for ``python -m MODULE``, where another Python runs it. It prints a line beginning with
+    ``ready`` when it can work. Raises `BenchError` with the end of its log where it exits early or does not stop
+    with 0.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
+    def __init__(self, module: str, arguments: Sequence[str], log: Path, command: Sequence[str] | None = None) -> None:
+        self._name = module
+        self._command = [*(command or (sys.executable, "-m", module)), *arguments]
         self._log = log
         self._process: subprocess.Popen[bytes]
 
@@ -58,10 +60,13 @@ class Process:
         if self._process.poll() is not None:
             raise BenchError(f"{self._name} exited with {self._process.returncode}: {self._tail()}")
 
-    def wait_ready(self) -> None:
-        """Until it has printed its ``ready`` line."""
+    def wait_ready(self) -> str:
+        """The ``ready`` line, once it has printed it."""
         deadline_s = time.monotonic() + READY_S_MAX
-        while not any(line.startswith(b"ready") for line in self._log.read_bytes().splitlines()):
+        while True:
+            *lines, _ = self._log.read_text(errors="replace").split("\n")  # the last is not yet complete
+            if ready := [line for line in lines if line.startswith("ready")]:
+                return ready[0]
             self.check()
             if time.monotonic() > deadline_s:
                 raise BenchError(f"{self._name} was not ready after {READY_S_MAX:.0f} s: {self._tail()}")
@@ -89,10 +94,6 @@ class Process:
     def stalled(self, seconds: float) -> BenchError:
         """The error of a process that runs and does nothing."""
         return BenchError(f"{self._name} answered nothing more for {seconds:.0f} s: {self._tail()}")
-
-    @property
-    def _name(self) -> str:
-        return self._command[2]
 
     def _tail(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()[-LOG_LINES:]

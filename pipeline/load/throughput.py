@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.load.contestants import PEERS, Peer
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process, run_module
 from pipeline.load.readback import Readback, read_back, wait_for_answers
@@ -25,8 +26,10 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW, RAW
 
-__all__ = ["ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
+__all__ = ["WARMUP", "ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
 
+SLUICE = Peer("pipeline.cli")
+MESSAGES_MIN = 1000
 WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
 LINGER_MS: float = producer_settings("", extra={})["linger.ms"]  # the peers wait as long as the worker does
@@ -34,13 +37,13 @@ LINGER_MS: float = producer_settings("", extra={})["linger.ms"]  # the peers wai
 
 @dataclass(frozen=True, slots=True)
 class RawWork:
-    """One-row messages of raw tensors; the slow peer gets fewer, enough for about as many seconds."""
+    """One-row messages of raw tensors; ``commands`` begin the command lines of the `PEERS` that run."""
 
     model: Model
     broker: str
     folder: Path
+    commands: Mapping[str, list[str]] = field(default_factory=dict)
     messages: int = 400_000
-    faust_messages: int = 20_000
     partitions: int = 4
     repeats: int = 3
 
@@ -59,7 +62,7 @@ class ArrowWork:
 
 
 def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
-    """``loop``, ``quiet-loop``, ``faust`` and ``sluice``; figures ``messages_per_s``, ``cpu_us_per_message``.
+    """Each peer of ``work.commands`` and ``sluice``; figures ``messages_per_s``, ``cpu_us_per_message``.
 
     All on the same requests; the quiet loop has Python's cycle collector out of its way, as Sluice's worker has.
 
@@ -67,12 +70,15 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
     """
     header_names: dict[str, tuple[str, ...]] = {}
 
-    def contestant(name: str, module: str, arguments: Callable[[Lane], list[str]], messages: int) -> Contestant:
+    def contestant(name: str) -> Contestant:
+        peer = PEERS.get(name, SLUICE)
+        count = max(round(work.messages * peer.share), MESSAGES_MIN)
+
         def run(number: int) -> Figures:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
-                answers, cpu_s = answer(
-                    lane, module, arguments(lane), lane.published(), messages, RAW, rows=1, distinct=4096
-                )
+                own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(LINGER_MS), *peer.options]
+                process = Process(peer.module, own, lane.folder / "log", work.commands.get(name))
+                answers, cpu_s = answer(lane, process, lane.published(), count, RAW, rows=1, distinct=4096)
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")
@@ -80,19 +86,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
 
         return run
 
-    def peer(lane: Lane) -> list[str]:
-        return lane.peer_arguments(LINGER_MS)
-
-    def quiet(lane: Lane) -> list[str]:
-        return [*peer(lane), "--quiet-gc"]
-
-    contestants: Mapping[str, Contestant] = {
-        "loop": contestant("loop", "pipeline.load.peers.loop", peer, work.messages),
-        "quiet-loop": contestant("quiet-loop", "pipeline.load.peers.loop", quiet, work.messages),
-        "faust": contestant("faust", "pipeline.load.peers.faust_take", peer, work.faust_messages),
-        "sluice": contestant("sluice", "pipeline.cli", Lane.serve_arguments, work.messages),
-    }
-    return interleave(contestants, work.repeats, tell)
+    return interleave({name: contestant(name) for name in (*work.commands, "sluice")}, work.repeats, tell)
 
 
 def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
@@ -106,10 +100,8 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
 
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
-            arguments, published = lane.serve_arguments(), lane.published()
-            answers, cpu_s = answer(
-                lane, "pipeline.cli", arguments, published, work.requests, ARROW, work.rows, distinct
-            )
+            process = Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log")
+            answers, cpu_s = answer(lane, process, lane.published(), work.requests, ARROW, work.rows, distinct)
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
 
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
@@ -117,21 +109,21 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
 
 def answer(
     lane: Lane,
-    module: str,
-    arguments: list[str],
+    process: Process,
     answers: Callable[[], int],
     count: int,
     content_type: str,
     rows: int,
     distinct: int,
+    sampled: float | None = None,
 ) -> tuple[Readback, float]:
-    """Preload, run the contestant until all is answered, stop it, check every answer; also the CPU seconds of one.
+    """Preload, run the process until all is answered, stop it, check every answer; also the CPU seconds of one.
 
     ``answers`` asks how many there are.
     """
-    lane.preload(count, content_type, rows=rows, distinct=distinct)
+    lane.preload(count, content_type, rows=rows, distinct=distinct, sampled=sampled)
     predictions = lane.model.topics.predictions
-    with Process(module, arguments, lane.folder / "log") as process:
+    with process:
         cpu_s = wait_for_answers(answers, count, process, WARMUP)
         process.stop()
     right = checker(lane.model, content_type, rows, distinct)

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from uuid import uuid4
 
@@ -102,7 +103,7 @@ class Telemetry:
     def requests(self, finished: Finished, batch: SpanContext) -> None:
         """Export the spans of a committed part's sampled requests."""
         if self._traces is not None and finished.part.traced:
-            self._traces.hand_over(self._traces.builder.requests(finished, measure([finished]), batch))
+            self._traces.hand_over(self._traces.builder.requests(finished, measure([_of_traced(finished)]), batch))
 
     def spans_dropped(self) -> int:
         """Spans that did not reach the endpoint."""
@@ -134,6 +135,13 @@ class Telemetry:
                 return False
             self._tokens -= spans
             return True
+
+
+def _of_traced(finished: Finished) -> Finished:
+    """Those alone that get a span: to measure all thousands of a part once more took as long as encoding its spans."""
+    part = finished.part
+    timestamps_ms = part.timestamps_ms[[traced.index for traced in part.traced]]
+    return replace(finished, part=replace(part, timestamps_ms=timestamps_ms))
 
 
 class _CountingExporter(SpanExporter):

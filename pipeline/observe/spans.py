@@ -97,15 +97,15 @@ class SpanBuilder:
     def requests(self, finished: Finished, measured: Measured, batch: SpanContext) -> list[ReadableSpan]:
         """A span per sampled request of a part, Kafka timestamp to commit, its stages as attributes in µs.
 
-        ``measured`` is of this part alone.
+        ``measured`` is of these alone, in their order.
         """
         part, end_ns = finished.part, round(finished.committed_unix_ms * 1e6)
         shared_us = dict(zip(list(Stage)[1:], (measured.shared_s[0] * 1e6).tolist(), strict=True))
         spans = []
-        for traced in part.traced:
+        for at, traced in enumerate(part.traced):
             context = self._request_context(traced)
-            dwell_us = float(measured.kafka_dwell_s[traced.index]) * 1e6
-            start_ns = end_ns - round(float(measured.end_to_end_s[traced.index]) * 1e9)
+            dwell_us = float(measured.kafka_dwell_s[at]) * 1e6
+            start_ns = end_ns - round(float(measured.end_to_end_s[at]) * 1e9)
             stages = {Stage.KAFKA_DWELL: dwell_us, **shared_us}
             attributes = self._request_attributes(part, traced, finished.times.model)
             attributes |= {f"sluice.stage.{stage}_us": round(us, 1) for stage, us in stages.items()}

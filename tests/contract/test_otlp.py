@@ -257,6 +257,14 @@ def test_a_sampled_request_is_a_span_of_its_clients_trace_linked_both_ways(endpo
     assert sum(stages_us) == pytest.approx(length_us, rel=0.01)
 
 
+def test_each_sampled_request_has_its_own_time_in_kafka(endpoint: Endpoint) -> None:
+    times = acked_batch(sampled=(traced(1)[0], traced(3)[0]))
+    times.parts[0].timestamps_ms[:] -= [0, 100, 200, 300]
+    observed(endpoint, times)
+    dwells_us = [attributes_of(span)[f"sluice.stage.{Stage.KAFKA_DWELL}_us"] for span in endpoint.spans()[-2:]]
+    assert dwells_us == pytest.approx([110_000, 310_000], abs=1000)
+
+
 def test_a_batch_links_to_no_more_requests_than_a_span_may_have(endpoint: Endpoint) -> None:
     sampled = tuple(traced(index)[0] for index in range(LINKS_MAX + 20))
     observed(endpoint, acked_batch(requests=LINKS_MAX + 20, sampled=sampled))

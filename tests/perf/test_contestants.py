@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Producer
 
 from pipeline import load
+from pipeline.load.contestants import PEERS, field_of
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process
 from pipeline.load.readback import end_offsets, read_back, wait_for_answers
@@ -21,14 +22,12 @@ MESSAGES = 2_000
 DISTINCT = 400
 HEADERS = ("request-id", "content-type", "status", "model", "source")
 
-Ask = Callable[[Lane], Callable[[], int]]
-Peer = tuple[str, Callable[[Lane], list[str]], Ask]
-PEERS: dict[str, Peer] = {
-    "loop": ("pipeline.load.peers.loop", lambda lane: lane.peer_arguments(LINGER_MS), Lane.published),
-    "faust": ("pipeline.load.peers.faust_take", lambda lane: lane.peer_arguments(LINGER_MS), Lane.published),
-    "sluice": ("pipeline.cli", Lane.serve_arguments, Lane.published),
-    "at-least-once": ("pipeline.cli", Lane.serve_arguments, Lane.committed),
-    "exactly-once": ("pipeline.cli", lambda lane: lane.serve_arguments("--guarantee", "exactly-once"), Lane.committed),
+# Those of the extra `bench` that are installed here, too; and Sluice, as it is asked how far it is.
+FIELD = field_of(PEERS, None, Path("never made"))
+SLUICE: dict[str, tuple[tuple[str, ...], Callable[[Lane], Callable[[], int]]]] = {
+    "sluice": ((), Lane.published),
+    "at-least-once": ((), Lane.committed),
+    "exactly-once": (("--guarantee", "exactly-once"), Lane.committed),
 }
 
 
@@ -47,11 +46,17 @@ def lane(broker: EmbeddedKafka, topic: Callable[..., str], model: Model, tmp_pat
         yield lane
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [*(name for name in FIELD.commands if name != "quiet-loop"), *SLUICE])
 def test_each_request_is_answered_once_with_the_right_value_and_the_same_headers(name: str, lane: Lane) -> None:
-    module, arguments, ask = PEERS[name]
+    command = FIELD.commands.get(name)
+    if name in SLUICE:
+        options, ask = SLUICE[name]
+        module, arguments = "pipeline.cli", lane.serve_arguments(*options)
+    else:
+        module, arguments = PEERS[name].module, lane.peer_arguments(LINGER_MS)
+        ask = Lane.published
     predictions = lane.model.topics.predictions
-    with Process(module, arguments(lane), lane.folder / "log") as process:
+    with Process(module, arguments, lane.folder / "log", command) as process:
         wait_for_answers(ask(lane), MESSAGES, process, warmup=0.1)
         process.stop()
     right = checker(lane.model, RAW, rows=1, distinct=DISTINCT)

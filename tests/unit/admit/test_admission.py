@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.admit import Admission, Admitted
-from pipeline.admit.admission import NO_DEADLINE_MS
+from pipeline.admit.admission import ALONE_BYTES, NO_DEADLINE_MS
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk
 from tests.unit.infer.makers import SIGNATURE, model_of
@@ -257,3 +257,25 @@ def test_every_request_is_admitted_with_its_rows_or_rejected(
     admitted = bench.admit(chunk_of(messages))
     assert rows_by_message(admitted) == good
     assert bench.codes().keys() == set(range(len(requests))) - good.keys()
+
+
+@pytest.mark.parametrize("content_type", [RAW, ARROW])
+@pytest.mark.parametrize("own_headers", [False, True])
+def test_large_requests_are_views_of_their_bytes_each_on_its_own(content_type: str, own_headers: bool) -> None:
+    bench = Admitting()
+    rows = ALONE_BYTES // 8
+    values = [value(*np.arange(at, at + rows, dtype=np.float32), content_type=content_type) for at in range(4)]
+    values[2] = value(*[float("nan")] * rows, content_type=content_type)
+    headers = [
+        typed(content_type, *([("deadline-ms", b"%d" % (STAMP_MS + at))] if own_headers else [])) for at in range(4)
+    ]
+    chunk = chunk_of([message(at, values[at], headers=headers[at]) for at in range(4)])
+    admitted = bench.admit(chunk)
+    found = rows_by_message(admitted)
+    assert {index: rows[:2] for index, rows in found.items()} == {at: [at, at + 1] for at in (0, 1, 3)}
+    assert bench.codes() == {2: Code.NOT_FINITE}
+    for each in admitted:
+        (index,) = each.indices
+        assert np.shares_memory(each.columns["x"], np.frombuffer(values[index], np.uint8))
+        assert (each.deadlines_ms is not None) == own_headers
+        assert each.deadlines_ms is None or each.deadlines_ms.tolist() == [STAMP_MS + index]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.load.arrivals import Arrivals, burst, constant, poisson, schedule
+from pipeline.load.arrivals import Arrivals, burst, constant, poisson, read_trace, replayed, schedule
 
 SECOND_NS = 1_000_000_000
 
@@ -53,3 +55,35 @@ def test_a_rate_or_duration_that_is_not_positive_is_refused(rate: float, duratio
 def test_a_burst_that_cannot_be_is_refused(period_s: float, busy_share: float) -> None:
     with pytest.raises(ValueError, match="share"):
         burst(10, 1, 0, period_s=period_s, busy_share=busy_share)
+
+
+@pytest.mark.parametrize(
+    "lines", ["100\n100.5\n\n102\n", '{"at_s": 100}\n{"at_s": 100.5, "key": "a"}\n{"at_s": 102}\n']
+)
+def test_a_trace_is_read_from_lines_and_begins_at_0(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(lines)
+    assert read_trace(path).tolist() == [0, 500_000_000, 2_000_000_000]
+
+
+def test_a_trace_is_read_from_an_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "trace.npy", np.array([3.0, 3.25, 4.0], np.float32))
+    assert read_trace(tmp_path / "trace.npy").tolist() == [0, 250_000_000, 1_000_000_000]
+
+
+@pytest.mark.parametrize("lines", ["", "1\n", "2\n1\n", "1\n1\n", "a\n", "1\nNaN\n", '{"at": 1}\n2\n', "[1]\n[2]\n"])
+def test_what_is_no_trace_is_refused(lines: str, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(lines)
+    with pytest.raises(ValueError, match="trace"):
+        read_trace(path)
+
+
+def test_a_trace_is_replayed_as_it_was_or_at_another_rate_and_cut() -> None:
+    trace = np.array([0, 1, 4, 8], np.int64) * SECOND_NS
+    assert replayed(trace, None, None).tolist() == trace.tolist()
+    assert replayed(trace, 0.75, None).tolist() == [0, SECOND_NS // 2, 2 * SECOND_NS, 4 * SECOND_NS]  # 3 gaps in 4 s
+    assert replayed(trace, 0.75, 2.0).tolist() == [0, SECOND_NS // 2]  # the duration of the replay, its end left out
+    for rate, duration_s in ((-1, 1), (1, 0)):
+        with pytest.raises(ValueError, match="positive"):
+            replayed(trace, rate, duration_s)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from pipeline.cli.bench import app
 from pipeline.core.errors import ConfigError
 from pipeline.load import Rounds, guarantees, latency, throughput
+from pipeline.load.contestants import PEERS, Peer
 from pipeline.load.latency import LatencyWork
 
 RUNS = {  # messages a second and CPU microseconds of each, round by round
@@ -47,6 +48,19 @@ def test_throughput_shows_medians_spreads_and_ratios(work: list[throughput.RawWo
     assert "sluice / faust  26.25 (22.50..30.00)" in shown.stdout
     (asked,) = work
     assert (asked.broker, asked.repeats, asked.messages, asked.model.name) == ("kafka:1", 2, 5000, "linear")
+
+
+def test_peers_that_are_not_installed_are_left_out_and_told(work: list[throughput.RawWork]) -> None:
+    asked = ["throughput", "--broker", "kafka:1", "--peer", "loop", "--peer", "unheard-of"]
+    shown = CliRunner().invoke(app, asked)
+    assert isinstance(shown.exception, ConfigError)
+    assert "no peer 'unheard-of'" in str(shown.exception)
+    more = {**PEERS, "unheard-of": Peer("nowhere", needs="unheard_of", advice="install it")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.load.contestants.PEERS", more)
+        shown = CliRunner().invoke(app, asked)
+    assert "left out: unheard-of: unheard_of is not installed; install it" in shown.stdout
+    assert list(work[0].commands) == ["loop"]
 
 
 def test_throughput_as_json_has_every_round(work: list[throughput.RawWork]) -> None:

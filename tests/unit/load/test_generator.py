@@ -1,34 +1,39 @@
-"""What the generator makes of its send and answer times."""
+"""What the generator makes of a load before it sends anything."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.load.generator import MISSING, Sent, report
+from pipeline.load import Arrivals, Load, constant
+from pipeline.load.generator import LINGER_MS, due_times, linger_ms
 
-MS = 1_000_000
-
-
-def sent(due_ms: list[int], sent_ms: list[int], answered_ms: list[int]) -> Sent:
-    times = [np.array(ms, np.int64) * MS for ms in (due_ms, sent_ms, answered_ms)]
-    times[2][np.array(answered_ms) == MISSING] = MISSING
-    return Sent(times[0], times[1], times[2], {"ok": len(due_ms)})
+SECOND_NS = 1_000_000_000
 
 
-def test_latency_counts_from_when_a_request_was_due_not_from_when_it_was_sent() -> None:
-    found = report(sent([0, 10, 20], [0, 100, 101], [5, 105, 106]), warmup_s=0)
-    assert found["max_ms"] == pytest.approx(95)  # due at 10, sent late at 100, answered at 105
-    assert found["p50_ms"] == pytest.approx(86)
-    assert found["sent_late_ms_p99"] == pytest.approx(90, abs=1)
+def load_of(**about: Any) -> Load:
+    return Load(**{"broker": "kafka:1", "model": "models/linear/1", "content_type": "raw", **about})
 
 
-def test_the_warm_up_is_left_out() -> None:
-    found = report(sent([0, 500, 1000, 1500], [0, 500, 1000, 1500], [400, 900, 1003, 1503]), warmup_s=1)
-    assert (found["requests"], found["answered"], found["max_ms"]) == (2, 2, pytest.approx(3))
+def test_the_warm_up_is_of_the_same_kind_before_what_counts() -> None:
+    due = due_times(load_of(rate=10, duration_s=2, warmup_s=1, arrivals=Arrivals.CONSTANT))
+    assert due.tolist() == (np.arange(30) * SECOND_NS // 10).tolist()
 
 
-def test_what_was_not_answered_is_counted_and_has_no_latency() -> None:
-    found = report(sent([0, 10], [0, 10], [4, MISSING]), warmup_s=0)
-    assert (found["requests"], found["answered"], found["max_ms"]) == (2, 1, pytest.approx(4))
-    assert "p50_ms" not in report(sent([0], [0], [MISSING]), warmup_s=0)
+def test_a_trace_is_warmed_up_for_at_its_mean_rate(tmp_path: Path) -> None:
+    (tmp_path / "trace").write_text("0\n0.1\n1\n")  # two gaps in a second
+    due = due_times(load_of(trace=str(tmp_path / "trace"), warmup_s=1))
+    assert (due / SECOND_NS).tolist() == [0, 0.5, 1, 1.1, 2]
+    at_once = due_times(load_of(trace=str(tmp_path / "trace"), rate=4, warmup_s=0))
+    assert (at_once / SECOND_NS).tolist() == [0, 0.05, 0.5]
+
+
+@pytest.mark.parametrize(("rate", "gathered_ms"), [(100, 0.0), (1000, 0.0), (5000, LINGER_MS)])
+def test_the_producer_gathers_at_a_high_rate_unless_told_otherwise(rate: float, gathered_ms: float) -> None:
+    due = constant(rate, 1)
+    assert linger_ms(load_of(), due) == gathered_ms
+    assert linger_ms(load_of(linger_ms=2.0), due) == 2.0
+    assert linger_ms(load_of(), due[:1]) == 0.0

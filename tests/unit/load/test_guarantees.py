@@ -12,6 +12,7 @@ from pipeline import load
 from pipeline.load import BenchError, guarantees
 from pipeline.load.lane import Lane
 from pipeline.load.latency import LatencyWork
+from pipeline.load.process import Process
 from pipeline.load.readback import Readback
 from pipeline.load.throughput import RawWork
 from pipeline.models import load_repository
@@ -24,9 +25,9 @@ def test_an_answer_repeated_under_exactly_once_fails_the_bench(
     (linear,) = load_repository(Path(load.__file__).with_name("models"))
     lane, served = Lane("kafka:1", 4, tmp_path, linear), []
 
-    def answered(lane: Lane, module: str, arguments: list[str], *rest: object, **others: object) -> object:
-        served.append(arguments[-1])
-        again = repeats if arguments[-1] == guarantee else 0
+    def answered(lane: Lane, process: Process, *rest: object, **others: object) -> object:
+        served.append(process._command[-1])
+        again = repeats if served[-1] == guarantee else 0
         return Readback(1000, again, np.arange(1000), ("status",), 4000), 5e-6
 
     monkeypatch.setattr(guarantees, "open_lane", lambda *arguments: nullcontext(lane))
