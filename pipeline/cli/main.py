@@ -12,6 +12,7 @@ import typer
 from pipeline.cli import bench, deadletters, models, topics
 from pipeline.cli.consume import consume
 from pipeline.cli.demo import demo
+from pipeline.cli.explain import explain
 from pipeline.cli.produce import produce
 from pipeline.cli.secrecy import discreet_hook, without_secrets
 from pipeline.cli.serve import serve
@@ -52,7 +53,7 @@ def _sluice(
 ) -> None: ...
 
 
-for _function in (demo, up, down, status, serve, produce, consume):
+for _function in (demo, up, down, status, serve, produce, consume, explain):
     app.command()(_function)
 for _name, _group in {"models": models, "topics": topics, "deadletters": deadletters, "bench": bench}.items():
     app.add_typer(_group.app, name=_name)

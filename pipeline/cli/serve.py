@@ -58,6 +58,12 @@ ReadyFile = Annotated[
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Counters and stage times as JSON, written at the end.")
 ]
+Decisions = Annotated[
+    Path | None,
+    typer.Option(
+        "--record-decisions", metavar="FILE", help="Arrivals and decisions, a JSON line each; see sluice explain."
+    ),
+]
 
 
 def serve(
@@ -76,6 +82,7 @@ def serve(
     log_level: LogLevel = "info",
     ready_file: ReadyFile = None,
     report: Report = None,
+    record_decisions: Decisions = None,
 ) -> None:
     """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
 
@@ -98,6 +105,7 @@ def serve(
         instance_id=instance_id,
         kafka=kafka_of(kafka, kafka_config),
         threads=threads,
+        record_decisions=record_decisions,
         otlp_endpoint=otlp_endpoint,
     )
     loaded = load_repository(models or BUNDLED)

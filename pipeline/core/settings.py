@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pipeline.core.errors import ConfigError
@@ -57,6 +58,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
     threads: int | None = None
+    record_decisions: Path | None = None  # what every window is told and decides, for `sluice explain`
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
 
     def __post_init__(self) -> None:
