@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Cost:
         self._weight: Floats = np.zeros(len(buckets))
         self._line: Floats = np.zeros(len(buckets))  # l of each bucket
         self._lengths: list[float] = self._line.tolist()  # the same
-        self._pending: list[tuple[int, int]] = []
+        self._pending: deque[tuple[int, int]] = deque(maxlen=PENDING_MAX)
         self._tails: Floats = np.zeros(KEPT)
         self._over: Floats = np.zeros(KEPT)  # from the start to the acknowledgement, over l
         self._acks = 0
@@ -54,12 +55,12 @@ class Cost:
         self.slack_ns = 0.0  # how much longer 1% of batches take, from their start to the acknowledgement
         for rows, run_ns in samples:
             self.ran(rows, run_ns)
+            if len(self._pending) == PENDING_MAX:
+                self._learn()
 
     def ran(self, rows: int, run_ns: int) -> None:
         """A batch of so many rows has run."""
-        self._pending.append((rows, run_ns))
-        if len(self._pending) > PENDING_MAX:
-            self._learn()
+        self._pending.append((rows, run_ns))  # that is all while nobody asks: the latest are learnt from when one does
 
     def acked(self, rows: int, run_ns: int, tail_ns: int, *, late: bool) -> None:
         """All of a batch is acknowledged; ``late`` where that was after a deadline."""

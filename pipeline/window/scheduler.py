@@ -55,12 +55,12 @@ class Scheduler:
         plan = self._planner.plan(self.waiting, state, now_ns)
         if last and plan.expire_ns is None and state.free_slots and self.waiting.rows:
             plan = Plan(run_rows=min(self.waiting.rows, self._rows_max), reason=Reason.HAND_OVER)
-        decision = self._obey(plan, now_ns)
+        decision = self._obey(plan, state, now_ns)
         if self._recording is not None:
             self._recording.decided(decision, state, now_ns, last=last)
         return decision
 
-    def _obey(self, plan: Plan, now_ns: int) -> Decision:
+    def _obey(self, plan: Plan, state: DeviceState, now_ns: int) -> Decision:
         if plan.expire_ns is not None:
             return Decision(plan, late=self.waiting.expire(plan.expire_ns, plan.expire_row_ns))
         if not plan.run_rows:
@@ -68,7 +68,9 @@ class Scheduler:
         due_ns = self.waiting.due_ns
         batch = self.waiting.take(plan.run_rows, now_ns)
         batch.due_ns = due_ns
-        if self._learning is not None and self._learning.cost.known:
+        # Nobody plans by it while no model has deadlines.
+        foreseen = batch.deadline_ns is not None or state.load > 0
+        if foreseen and self._learning is not None and self._learning.cost.known:
             batch.expected_ns = round(self._learning.cost.run_ns(batch.rows))
         return Decision(plan, batch)
 

@@ -28,7 +28,7 @@ class Request:
     partition: int
     offset: int
     message: Message
-    deadline_ms: float
+    expires: bool  # it has a deadline
 
     @property
     def answer(self) -> bytes:
@@ -38,22 +38,28 @@ class Request:
     def may_be(self, status: str) -> bool:
         """Whether that is a right outcome; a good one may also be rejected where its batch failed with it alone."""
         if status == "expired":
-            return self.kind == "late"
+            return self.expires and self.kind not in ("bad", "header")
         return status == ("rejected" if self.kind in ("bad", "header", "poison", "big") else "ok")
 
 
 def request_of(
-    random: Random, number: int, partition: int, offset: int, unix_ms: float, *, kinds: tuple[str, ...], rows_max: int
+    random: Random,
+    number: int,
+    partition: int,
+    offset: int,
+    unix_ms: float,
+    *,
+    kinds: tuple[str, ...],
+    rows_max: int,
+    slo: bool,
 ) -> Request:
-    """One at random; its key belongs to its partition."""
+    """One at random; its key belongs to its partition. With an SLO all have deadlines, and many a priority."""
     kind = random.choice(kinds or KINDS)
     rows = random.randint(rows_max + 1, min(3 * rows_max, ROWS_EACH)) if kind == "large" else random.randint(1, 2)
-    deadline_ms = 0.0
     headers: list[tuple[str, str | bytes | None]] = [("content-type", RAW.encode())]
     value = _pairs(number, rows, 1)
     if kind == "late":
-        deadline_ms = float(int(unix_ms) + random.randint(0, 60))
-        headers.append(("deadline-ms", b"%d" % int(deadline_ms)))
+        headers.append(("deadline-ms", b"%d" % (int(unix_ms) + random.randint(0, 60))))
     elif kind == "bad":
         value = random.choice([b"", b"abc", value[:-1]])
     elif kind == "header":
@@ -61,6 +67,8 @@ def request_of(
     elif kind == "json":
         headers = [("content-type", JSON.encode())]
         value = _json(number, rows)
+    if slo and kind != "header" and number % 3:
+        headers.append(("priority", b"%d" % (number * 7 % 10)))
     if random.random() < 0.1:
         headers.append(("request-id", b"id-%d" % number))
     key = b"%d" % (partition + 10 * random.randint(0, 2))
@@ -73,7 +81,7 @@ def request_of(
         headers=headers,
         timestamp=(1, int(unix_ms)),
     )
-    return Request(number, kind, rows, partition, offset, message, deadline_ms)
+    return Request(number, kind, rows, partition, offset, message, slo or kind == "late")
 
 
 def _pairs(number: int, rows: int, times: int) -> bytes:

@@ -63,6 +63,8 @@ class World:
         self.judge.group = self.broker.group
         self.limits = self._limits()
         self.rows_max = random.choice([2, 4, 8])
+        own = Random(-seed - 1)  # so that a seed says of all else what it said before
+        self.slo_ms = own.choice([2.0, 20.0, 200.0]) if own.random() < 0.4 else None
         self.faults_s = random.uniform(0.3, 1.5)
         self.workers: list[Worker] = []
         self.slots: dict[int, Worker] = {}
@@ -103,7 +105,7 @@ class World:
 
         return Parts(
             broker=self.broker,
-            model=Model(replace(manifest, gather_ms_max=random.choice([0, 0, 3])), Path("nowhere")),
+            model=Model(replace(manifest, gather_ms_max=random.choice([0, 0, 3]), slo_ms=self.slo_ms), Path("nowhere")),
             limits=self.limits,
             guarantee=Guarantee.EXACTLY_ONCE if exactly_once else Guarantee.AT_LEAST_ONCE,
             backend=partial(
@@ -141,6 +143,7 @@ class World:
             self.machine.unix_ms(),
             kinds=self.kinds,
             rows_max=self.rows_max,
+            slo=self.slo_ms is not None,
         )
         self.tally["requests"] += 1
         self.machine.tell("request {} ({}, {} rows) is {}/{}", number, request.kind, request.rows, partition, offset)

@@ -135,6 +135,7 @@ def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
     for _ in range(20):
         for rows in range(1, ROWS_MAX + 1):
             scheduler.ran(rows, MS if rows < 5 else 9 * MS)
+        assert scheduler.load(0) == 0 and scheduler._learning is not None and scheduler._learning.cost.run_ns(1) > 0
     add(scheduler, *[50] * 8)
     for rows in (2, 3):
         assert said(scheduler.next(IDLE, 0)) == (Reason.DEADLINE, rows, 0)
