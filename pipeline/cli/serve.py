@@ -105,8 +105,8 @@ def serve(
         instance_id=instance_id,
         kafka=kafka_of(kafka, kafka_config),
         threads=threads,
-        record_decisions=record_decisions,
         otlp_endpoint=otlp_endpoint,
+        record_decisions=record_decisions,
     )
     loaded = load_repository(models or BUNDLED)
     _look(loaded, settings, partitions, apply=apply)

@@ -58,8 +58,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     request_limits: RequestLimits = field(default_factory=RequestLimits)
     threads: int | None = None
-    record_decisions: Path | None = None  # what every window is told and decides, for `sluice explain`
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
+    record_decisions: Path | None = None  # what every window is told and decides, for `sluice explain`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kafka", KafkaSettings(self.kafka))  # is shown without its secrets

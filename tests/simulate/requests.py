@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from topics.records import JSON, RAW
 
-__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of"]
+__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of", "under_slo"]
 
 TOPIC = "m.requests"
 ROWS_EACH = 32  # row r of request n holds the number n * ROWS_EACH + r: float32 keeps it exactly
@@ -28,7 +28,8 @@ class Request:
     partition: int
     offset: int
     message: Message
-    expires: bool  # it has a deadline
+    deadline_ms: float
+    expires: bool = False  # by the model's SLO, where the header says nothing
 
     @property
     def answer(self) -> bytes:
@@ -38,28 +39,22 @@ class Request:
     def may_be(self, status: str) -> bool:
         """Whether that is a right outcome; a good one may also be rejected where its batch failed with it alone."""
         if status == "expired":
-            return self.expires and self.kind not in ("bad", "header")
+            return self.kind == "late" or (self.expires and self.kind not in ("bad", "header"))
         return status == ("rejected" if self.kind in ("bad", "header", "poison", "big") else "ok")
 
 
 def request_of(
-    random: Random,
-    number: int,
-    partition: int,
-    offset: int,
-    unix_ms: float,
-    *,
-    kinds: tuple[str, ...],
-    rows_max: int,
-    slo: bool,
+    random: Random, number: int, partition: int, offset: int, unix_ms: float, *, kinds: tuple[str, ...], rows_max: int
 ) -> Request:
-    """One at random; its key belongs to its partition. With an SLO all have deadlines, and many a priority."""
+    """One at random; its key belongs to its partition."""
     kind = random.choice(kinds or KINDS)
     rows = random.randint(rows_max + 1, min(3 * rows_max, ROWS_EACH)) if kind == "large" else random.randint(1, 2)
+    deadline_ms = 0.0
     headers: list[tuple[str, str | bytes | None]] = [("content-type", RAW.encode())]
     value = _pairs(number, rows, 1)
     if kind == "late":
-        headers.append(("deadline-ms", b"%d" % (int(unix_ms) + random.randint(0, 60))))
+        deadline_ms = float(int(unix_ms) + random.randint(0, 60))
+        headers.append(("deadline-ms", b"%d" % int(deadline_ms)))
     elif kind == "bad":
         value = random.choice([b"", b"abc", value[:-1]])
     elif kind == "header":
@@ -67,8 +62,6 @@ def request_of(
     elif kind == "json":
         headers = [("content-type", JSON.encode())]
         value = _json(number, rows)
-    if slo and kind != "header" and number % 3:
-        headers.append(("priority", b"%d" % (number * 7 % 10)))
     if random.random() < 0.1:
         headers.append(("request-id", b"id-%d" % number))
     key = b"%d" % (partition + 10 * random.randint(0, 2))
@@ -81,7 +74,7 @@ def request_of(
         headers=headers,
         timestamp=(1, int(unix_ms)),
     )
-    return Request(number, kind, rows, partition, offset, message, slo or kind == "late")
+    return Request(number, kind, rows, partition, offset, message, deadline_ms)
 
 
 def _pairs(number: int, rows: int, times: int) -> bytes:
@@ -92,3 +85,11 @@ def _pairs(number: int, rows: int, times: int) -> bytes:
 def _json(number: int, rows: int) -> bytes:
     data = ",".join(f"{number * ROWS_EACH + row}.0,{number * ROWS_EACH + row}.0" for row in range(rows))
     return b'{"inputs":[{"name":"x","shape":[%d,2],"datatype":"FP32","data":[%s]}]}' % (rows, data.encode())
+
+
+def under_slo(request: Request) -> Request:
+    """The same for a model with an SLO: it may expire, and many have a priority."""
+    if request.kind != "header" and request.number % 3:
+        headers = request.message.headers() or []
+        request.message.set_headers([*headers, ("priority", b"%d" % (request.number * 7 % 10))])
+    return replace(request, expires=True)
