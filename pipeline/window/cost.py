@@ -49,6 +49,7 @@ class Cost:
         self._acks = 0
         self._limit = 1.0
         self._learnt = 0
+        self._drawn = False  # the line, since a bucket's mean was first known
         self.tau0_ns = self.alpha_ns = 0.0
         self.affine = True
         self.tail_ns = float(TAIL_PRIOR_NS)  # computed -> acknowledged, median
@@ -134,8 +135,10 @@ class Cost:
         self._pending.clear()
 
     def _fit(self) -> None:
-        if len(self._pending) < (AT_ONCE if self._learnt >= PENDING_MAX else 1):
+        enough = AT_ONCE if self._learnt >= PENDING_MAX else 1
+        if len(self._pending) < enough and (self._drawn or not self.known):
             return
+        self._drawn = True
         self._learn()
         seen = self._weight > 0
         buckets, mean, weight = self._buckets[seen], self._mean[seen], self._weight[seen]

@@ -14,6 +14,7 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 __all__ = ["DeadlineFirst"]
 
 DEFER_LOAD = 0.5  # below half load a batch is put off (Symphony): the rows that come meanwhile cost no τ₀
+SPARE = 0.1  # of the SLO is left when a batch was put off: machines stall, and the last tenth adds few rows
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
 
@@ -28,7 +29,7 @@ class DeadlineFirst:
       the first request fits so, before it on average.
     - *When*: a busy device is given only full batches. An idle one is given what there is at once, except where the
       model has an SLO and less than half of what can be served arrives: then it waits until one more row would make the
-      most urgent late (Symphony), d - l(b + 1) - tail.
+      most urgent late (Symphony), d - l(b + 1) - tail, where a tenth of the SLO is kept at least.
 
     Load is the rows that arrive, of all models on the device, over what can be served within the SLO (`Cost.capacity`).
     """
@@ -101,7 +102,8 @@ class DeadlineFirst:
         gather_ns, oldest_ns = self.plain.gather_ns, waiting.oldest_ns
         if self.slo_ns is None or basis.load >= DEFER_LOAD:
             return None
-        start_ns = int(basis.due_ns - self.cost.run_ns(rows + 1) - basis.margin_ns - TIMER_NS)
+        spare_ns = max(basis.margin_ns, SPARE * self.slo_ns)
+        start_ns = int(basis.due_ns - self.cost.run_ns(rows + 1) - spare_ns - TIMER_NS)
         return min(start_ns, oldest_ns + gather_ns) if gather_ns and oldest_ns is not None else start_ns
 
     def _sacrifice(self, columns: Columns, rows: int, basis: Basis) -> int | None:

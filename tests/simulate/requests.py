@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -10,7 +10,7 @@ from confluent_kafka import Message
 
 from topics.records import JSON, RAW
 
-__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of", "under_slo"]
+__all__ = ["ROWS_EACH", "TOPIC", "Request", "request_of"]
 
 TOPIC = "m.requests"
 ROWS_EACH = 32  # row r of request n holds the number n * ROWS_EACH + r: float32 keeps it exactly
@@ -85,11 +85,3 @@ def _pairs(number: int, rows: int, times: int) -> bytes:
 def _json(number: int, rows: int) -> bytes:
     data = ",".join(f"{number * ROWS_EACH + row}.0,{number * ROWS_EACH + row}.0" for row in range(rows))
     return b'{"inputs":[{"name":"x","shape":[%d,2],"datatype":"FP32","data":[%s]}]}' % (rows, data.encode())
-
-
-def under_slo(request: Request) -> Request:
-    """The same for a model with an SLO: it may expire, and many have a priority."""
-    if request.kind != "header" and request.number % 3:
-        headers = request.message.headers() or []
-        request.message.set_headers([*headers, ("priority", b"%d" % (request.number * 7 % 10))])
-    return replace(request, expires=True)

@@ -18,10 +18,11 @@ from pipeline.core.limits import Limits
 from pipeline.core.settings import Guarantee
 from pipeline.models import Model
 from tests.simulate.broker import Broker, Source, Weather
+from tests.simulate.deadlines import under_slo
 from tests.simulate.device import AsynchronousBackend, Backend
 from tests.simulate.judge import Judge, Violation
 from tests.simulate.machine import Machine
-from tests.simulate.requests import request_of, under_slo
+from tests.simulate.requests import request_of
 from tests.simulate.worker import Parts, Worker
 from tests.unit.infer.makers import model_of
 

@@ -32,7 +32,7 @@ def test_nothing_is_known_before_the_first_batch() -> None:
 
 
 def test_what_was_measured_when_it_was_warmed_is_the_first_line() -> None:
-    cost = Cost(BUCKETS, [(rows, line(rows)) for rows in BUCKETS])
+    cost = Cost(BUCKETS, [(rows, line(rows)) for rows in BUCKETS * 11])
     assert [cost.run_ns(rows) for rows in BUCKETS] == pytest.approx([line(rows) for rows in BUCKETS])
 
 

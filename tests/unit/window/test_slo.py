@@ -94,10 +94,10 @@ def test_below_half_load_a_batch_leaves_when_one_more_row_would_be_too_late() ->
     scheduler = scheduler_of(slo_ms=20)
     add(scheduler, 20, 25)
     plan = scheduler.next(IDLE, 0).plan
-    assert (plan.reason, plan.wake_at_ns) == (Reason.GATHERING, 20 * MS - line(3) - MS)
+    assert (plan.reason, plan.wake_at_ns) == (Reason.GATHERING, 20 * MS - line(3) - 2 * MS - MS)
     add(scheduler, 20)
     plan = scheduler.next(IDLE, 0).plan
-    assert plan.wake_at_ns == 20 * MS - line(4) - MS
+    assert plan.wake_at_ns == 20 * MS - line(4) - 2 * MS - MS, "a tenth of the SLO is kept"
     assert said(scheduler.next(IDLE, plan.wake_at_ns)) == (Reason.DEADLINE, 3, 0)
 
 
