@@ -98,7 +98,7 @@ class Planned:
                 end_ns = tally.ran(np.concatenate(of), now_ns)
                 self.scheduler.ran(decision.batch.rows, end_ns - now_ns)
                 self.scheduler.acked(
-                    decision.batch.rows, end_ns - now_ns, 0, late=end_ns > (decision.batch.deadline_ns or 0)
+                    decision.batch.rows, end_ns - now_ns, 0, end_ns, late=end_ns > (decision.batch.deadline_ns or 0)
                 )
                 now_ns = end_ns
             elif not decision.late:

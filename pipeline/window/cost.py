@@ -23,6 +23,7 @@ KNOWN = 8.0  # weight from which a bucket's mean is judged by
 KEPT = 512  # latest residuals and tails: 1% of them is 5
 AGAIN = 32  # residuals after which the 99th percentile is taken anew
 TAIL_PRIOR_NS = 2_000_000  # until the first acknowledgement: twice a broker's best on loopback
+FRESH_NS = 1_000_000_000
 AT_ONCE = 8  # samples after which the line is drawn anew: that costs 30 us
 PENDING_MAX = 64  # samples kept while nobody asks
 
@@ -47,6 +48,7 @@ class Cost:
         self._tails: Floats = np.zeros(KEPT)
         self._over: Floats = np.zeros(KEPT)  # from the start to the acknowledgement, over l
         self._acks = 0
+        self._acked_ns: int | None = None
         self._limit = 1.0
         self._learnt = 0
         self._drawn = False  # the line, since a bucket's mean was first known
@@ -63,8 +65,11 @@ class Cost:
         """A batch of so many rows has run."""
         self._pending.append((rows, run_ns))  # that is all while nobody asks: the latest are learnt from when one does
 
-    def acked(self, rows: int, run_ns: int, tail_ns: int, *, late: bool) -> None:
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
         """All of a batch is acknowledged; ``late`` where that was after a deadline."""
+        if not self.is_fresh(now_ns):
+            self._acks = 0  # what tails were before says nothing any more
+        self._acked_ns = now_ns
         self._limit = max(1.0, self._limit / 2) if late else min(self._limit + 1, self._sizes[-1])
         at = self._acks % KEPT
         self._tails[at] = tail_ns
@@ -74,6 +79,15 @@ class Cost:
             known = min(self._acks, KEPT)
             self.tail_ns = float(np.median(self._tails[:known]))
             self.slack_ns = max(0.0, float(np.quantile(self._over[:known], 0.99)) - self.tail_ns)
+
+    def is_fresh(self, now_ns: int) -> bool:
+        """Whether something was answered of late. Where not, nobody may be refused for what was true before.
+
+        A broker or machine that was slow for a while would have all requests expire, and nothing would tell that it is
+        over.
+        """
+        longest_ns = self._lengths[-1] if self._drawn else 0.0
+        return self._acked_ns is not None and now_ns - self._acked_ns < max(FRESH_NS, 4 * longest_ns)
 
     @property
     def known(self) -> bool:

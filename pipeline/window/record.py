@@ -76,9 +76,9 @@ class Recording:
         """A batch has run."""
         self._line("ran", {"rows": rows, "run_ns": run_ns})
 
-    def acked(self, rows: int, run_ns: int, tail_ns: int, *, late: bool) -> None:
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
         """A batch is answered."""
-        self._line("acked", {"rows": rows, "run_ns": run_ns, "tail_ns": tail_ns, "late": late})
+        self._line("acked", {"now_ns": now_ns, "rows": rows, "run_ns": run_ns, "tail_ns": tail_ns, "late": late})
 
     def decided(self, decision: Decision, state: DeviceState, now_ns: int, *, last: bool) -> None:
         """The planner was asked."""

@@ -81,12 +81,12 @@ class Scheduler:
         if self._recording is not None:
             self._recording.ran(rows, run_ns)
 
-    def acked(self, rows: int, run_ns: int, tail_ns: int, *, late: bool) -> None:
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
         """So long after its end a batch's answers are with the broker; ``late``: after a deadline of one of them."""
         if self._learning is not None:
-            self._learning.cost.acked(rows, run_ns, tail_ns, late=late)
+            self._learning.cost.acked(rows, run_ns, tail_ns, now_ns, late=late)
         if self._recording is not None:
-            self._recording.acked(rows, run_ns, tail_ns, late=late)
+            self._recording.acked(rows, run_ns, tail_ns, now_ns, late=late)
 
     def load(self, now_ns: int) -> float:
         """What is offered, as a share of what can be served within the SLO; 0 without one."""

@@ -24,7 +24,8 @@ class DeadlineFirst:
 
     - *Early drop* (Nexus): what cannot make its deadline even alone and next is expired now, not after it has run.
       Where not all that waits can make it, those are expired too that would keep the next batch small: a device that
-      serves the nearly late in batches of one serves hardly anyone.
+      serves the nearly late in batches of one serves hardly anyone. While nothing was answered of late to tell how long
+      that takes, only what is past its deadline is expired.
     - *Size*: the largest batch that ends, at the 99th percentile, before the earliest deadline in it; where not even
       the first request fits so, before it on average.
     - *When*: a busy device is given only full batches. An idle one is given what there is at once, except where the
@@ -50,16 +51,20 @@ class DeadlineFirst:
         if columns is None or not cost.known:
             return self.plain.plan(waiting, device, now_ns)
         free_ns = max(now_ns, device.free_ns)
-        late_ns = int(free_ns + cost.least_ns + cost.tail_ns)
-        if hopeless(columns, late_ns, cost.row_ns).any():
-            return Plan(expire_ns=late_ns, expire_row_ns=cost.row_ns, reason=Reason.LATE)
+        if cost.is_fresh(now_ns):
+            least_ns, row_ns, late_ns = cost.least_ns + cost.tail_ns, cost.row_ns, free_ns
+        else:
+            least_ns, row_ns, late_ns = 0.0, 0.0, now_ns
+        late_ns += int(least_ns)
+        if hopeless(columns, late_ns, row_ns).any():
+            return Plan(expire_ns=late_ns, expire_row_ns=row_ns, reason=Reason.LATE)
         next_ns = waiting.next_deadline_ns
-        wake_ns = None if next_ns is None else max(now_ns + 1, int(next_ns - cost.least_ns - cost.tail_ns))
+        wake_ns = None if next_ns is None else max(now_ns + 1, int(next_ns - least_ns))
         ahead = np.cumsum(columns.rows)
         fit = int(np.searchsorted(ahead, self.plain.rows_max, side="right"))  # requests that a batch has room for
         if not fit:  # the first is larger than a batch: it goes in pieces
             return self.plain.plan(waiting, device, now_ns)
-        count, margin_ns = self._allowed(columns.deadline_ns[:fit], ahead[:fit], free_ns)
+        count, margin_ns = self._allowed(columns.deadline_ns[:fit], ahead[:fit], free_ns, now_ns)
         rows = int(ahead[count - 1])
         load = self.load(now_ns) + device.load
         due_ns = int(columns.due_ns[:count].min())
@@ -81,15 +86,15 @@ class DeadlineFirst:
                 return Plan(run_rows=rows, reason=Reason.IDLE, basis=basis)
             if start_ns > now_ns:
                 return Plan(wake_at_ns=start_ns, reason=Reason.GATHERING, basis=basis)
-        elif (by_ns := self._sacrifice(columns, rows, basis)) is not None:
+        elif self.cost.is_fresh(now_ns) and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
             return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
         return Plan(run_rows=rows, reason=Reason.DEADLINE, basis=basis)
 
-    def _allowed(self, deadline_ns: IntArray, ahead: IntArray, free_ns: int) -> tuple[int, float]:
+    def _allowed(self, deadline_ns: IntArray, ahead: IntArray, free_ns: int, now_ns: int) -> tuple[int, float]:
         """How many of the first requests may share a batch, at least one, and the margin that was kept."""
         cost = self.cost
         left_ns = (np.minimum.accumulate(deadline_ns) - free_ns).astype(float)
-        for margin_ns in (cost.tail_ns + cost.slack_ns, cost.tail_ns):
+        for margin_ns in (cost.tail_ns + cost.slack_ns, cost.tail_ns if cost.is_fresh(now_ns) else 0.0):
             count = int(np.count_nonzero(ahead <= cost.rows_within(left_ns - margin_ns)))
             if count:
                 break

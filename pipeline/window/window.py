@@ -103,7 +103,7 @@ class Window:
     def _answered(self, batch: Batch, acked_ns: int) -> None:
         run_ns, tail_ns = batch.computed_ns - batch.started_ns, acked_ns - batch.computed_ns
         assert batch.deadline_ns is not None
-        self._scheduler.acked(batch.rows, run_ns, tail_ns, late=acked_ns > batch.deadline_ns)
+        self._scheduler.acked(batch.rows, run_ns, tail_ns, acked_ns, late=acked_ns > batch.deadline_ns)
 
     def _due_ns(self) -> int:
         return 0 if self._again else NEVER_NS if self._held else self._waiting.due_ns

@@ -49,7 +49,8 @@ def test_no_batch_takes_less_than_the_least_and_so_much_a_row() -> None:
 
 def test_a_pause_of_the_machine_teaches_little_and_a_slower_machine_is_believed() -> None:
     cost = learnt()
-    cost.ran(8, 5_000 * MS)
+    for run_ns in (5_000 * MS, *[line(8)] * 7):
+        cost.ran(8, run_ns)
     assert cost.run_ns(8) < 1.6 * line(8)
     for _ in range(60):
         for rows in BUCKETS:
@@ -78,26 +79,26 @@ def test_noise_does_not_make_a_line_crooked_but_a_step_does() -> None:
 def test_by_trying_a_batch_grows_by_one_and_halves_when_it_was_late() -> None:
     cost = learnt()
     for _ in range(9):
-        cost.acked(4, line(4), MS, late=False)
+        cost.acked(4, line(4), MS, 0, late=False)
     assert cost.rows_limit == 10
-    cost.acked(4, line(4), MS, late=True)
+    cost.acked(4, line(4), MS, 0, late=True)
     assert cost.rows_limit == 5
     for _ in range(99):
-        cost.acked(4, line(4), MS, late=False)
+        cost.acked(4, line(4), MS, 0, late=False)
     assert cost.rows_limit == BUCKETS[-1]
 
 
 def test_the_tail_is_its_median_and_the_slack_what_one_in_a_hundred_exceeds() -> None:
     cost = learnt()
     for number in range(320):
-        cost.acked(8, line(8), 3 * MS if number % 40 else 30 * MS, late=False)
+        cost.acked(8, line(8), 3 * MS if number % 40 else 30 * MS, 0, late=False)
     assert cost.tail_ns == pytest.approx(3 * MS)
     assert 20 * MS < cost.slack_ns <= 28 * MS
 
 
 def test_capacity_is_of_the_largest_batch_that_fits_twice_into_the_slo() -> None:
     cost = learnt()
-    cost.acked(8, line(8), 0, late=False)
+    cost.acked(8, line(8), 0, 0, late=False)
     slo_ns = 2 * line(16) + 10
     assert cost.capacity(slo_ns) == pytest.approx(16 / line(16), rel=0.01)
 

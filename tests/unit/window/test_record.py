@@ -37,7 +37,7 @@ def lines() -> list[bytes]:
                 decision = scheduler.next(IDLE, now_ns, last=last)
                 if decision.batch is not None:
                     scheduler.ran(decision.batch.rows, (2 + decision.batch.rows) * MS)
-                    scheduler.acked(decision.batch.rows, 4 * MS, MS, late=number == 7)
+                    scheduler.acked(decision.batch.rows, 4 * MS, MS, now_ns, late=number == 7)
                 elif not decision.late:
                     break
     return written

@@ -33,7 +33,7 @@ def scheduler_of(slo_ms: int | None = None, gather_ms: int = 0, tail_ms: int = 0
     slo_ns = None if slo_ms is None else slo_ms * MS
     parts = Parts("m/1", ROWS_MAX, sizes, gather_ms * MS, slo_ns, [(rows, line(rows)) for rows in sizes])
     scheduler = Scheduler(parts.planner(), ROWS_MAX)
-    scheduler.acked(1, line(1), tail_ms * MS, late=False)
+    scheduler.acked(1, line(1), tail_ms * MS, 0, late=False)
     return scheduler
 
 
@@ -90,6 +90,22 @@ def test_what_comes_back_and_is_published_takes_its_time_too() -> None:
     assert said(scheduler.next(IDLE, 0)) == (Reason.LATE, 0, 1)
 
 
+def test_a_broker_that_was_slow_does_not_make_everyone_expire_for_ever() -> None:
+    """All would be refused for a tail that nothing any more could show to be over."""
+    scheduler = scheduler_of(tail_ms=500)
+    add(scheduler, 400, 400)
+    assert said(scheduler.next(IDLE, 0)) == (Reason.LATE, 0, 2)
+    add(scheduler, 1_400, 1_400, now_ms=1_001)
+    assert said(scheduler.next(IDLE, 1_001 * MS)) == (Reason.IDLE, 2, 0), "nothing was answered for a second"
+    add(scheduler, 1_490, now_ms=1_002)
+    plan = scheduler.next(BUSY, 1_002 * MS).plan
+    assert plan.wake_at_ns == 1_490 * MS, "until then it would be asked in vain"
+    scheduler.acked(2, line(2), MS, 1_006 * MS, late=False)
+    assert said(scheduler.next(IDLE, 1_010 * MS)) == (Reason.IDLE, 1, 0)
+    add(scheduler, 1_013.9, 1_015, now_ms=1_010)
+    assert said(scheduler.next(IDLE, 1_010 * MS)) == (Reason.LATE, 0, 1), "now it is known again"
+
+
 def test_below_half_load_a_batch_leaves_when_one_more_row_would_be_too_late() -> None:
     scheduler = scheduler_of(slo_ms=20)
     add(scheduler, 20, 25)
@@ -139,8 +155,8 @@ def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
     add(scheduler, *[50] * 8)
     for rows in (2, 3):
         assert said(scheduler.next(IDLE, 0)) == (Reason.DEADLINE, rows, 0)
-        scheduler.acked(rows, MS, 0, late=False)
-    scheduler.acked(3, MS, 40 * MS, late=True)
+        scheduler.acked(rows, MS, 0, 0, late=False)
+    scheduler.acked(3, MS, 40 * MS, 0, late=True)
     assert said(scheduler.next(IDLE, 0))[1] == 2
 
 
