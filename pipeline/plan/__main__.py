@@ -8,7 +8,7 @@ from pipeline.load.arrivals import poisson
 from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, EarlyDrop, Moments, StockTake
 from pipeline.plan.simulate import Outcome, Planned, peak_rate, simulate
 
-REQUESTS = 40_000
+REQUESTS = 10_000
 DEVICES = {"l(b) = 0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15), "4 b + 6 ms, 100 ms": (Device(6e6, 4e6), 100)}
 
 Run = Callable[[Moments], Outcome]
@@ -48,7 +48,7 @@ def main() -> None:
             return poisson(rate, REQUESTS / rate, 1)
 
         for run in policies(device, slo_ns).values():
-            peak = peak_rate(lambda rate, run=run: run(came(rate)), device.capacity, steps=9)  # type: ignore[misc]
+            peak = peak_rate(lambda rate, run=run: run(came(rate)), device.capacity, steps=8)  # type: ignore[misc]
             low, high = run(came(0.3 * device.capacity)), run(came(2 * peak))
             f"{peak / device.capacity:14.3f}{low.busy:14.3f}{low.attained:10.2%}{high.goodput / peak:22.2f}"
 
