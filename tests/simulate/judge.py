@@ -147,15 +147,15 @@ class Judge:
             if kept != sorted(kept):
                 self.violate(f"order: key {key!r} is answered in the order {kept}")
 
+    def _keeps_order(self, source: Source) -> bool:
+        """Whether it may not overtake others: what is answered again may, halves of a batch, another content type."""
+        request = self.requests[source]
+        again = self.polls[source] > 1 or self.failed[source] or request.number in self.disturbed
+        return not again and request.kind != "json"
+
     def _failed(self, source: Source) -> int:
         """Deliveries of it that failed; expired notices of a key are alike, so that with one all are made again."""
         if set(self.statuses[source]) != {"expired"}:
             return self.failed[source]
         key = self.requests[source].message.key()
         return sum(self.failed[other] for other, request in self.requests.items() if request.message.key() == key)
-
-    def _keeps_order(self, source: Source) -> bool:
-        """Whether it may not overtake others: what is answered again may, halves of a batch, another content type."""
-        request = self.requests[source]
-        again = self.polls[source] > 1 or self.failed[source] or request.number in self.disturbed
-        return not again and request.kind != "json"
