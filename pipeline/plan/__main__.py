@@ -9,7 +9,7 @@ from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, EarlyDrop
 from pipeline.plan.simulate import Outcome, Planned, peak_rate, simulate
 
 REQUESTS = 10_000
-DEVICES = {"l(b) = 0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15), "4 b + 6 ms, 100 ms": (Device(6e6, 4e6), 100)}
+DEVICES = {"0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15), "4 b + 6 ms, SLO 100 ms": (Device(6e6, 4e6), 100)}
 
 Run = Callable[[Moments], Outcome]
 
@@ -41,16 +41,18 @@ def policies(device: Device, slo_ns: int) -> dict[str, Run]:
 
 def main() -> None:
     """Print the table."""
-    for device, slo_ms in DEVICES.values():
+    for name, (device, slo_ms) in DEVICES.items():
         slo_ns = slo_ms * 1_000_000
 
         def came(rate: float) -> Moments:
             return poisson(rate, REQUESTS / rate, 1)
 
-        for run in policies(device, slo_ns).values():
+        print(f"{name:28}{'peak/capacity':>14}{'busy at 30%':>14}{'in time':>10}{'goodput at 2x / peak':>22}")
+        for policy, run in policies(device, slo_ns).items():
             peak = peak_rate(lambda rate, run=run: run(came(rate)), device.capacity, steps=8)  # type: ignore[misc]
             low, high = run(came(0.3 * device.capacity)), run(came(2 * peak))
-            f"{peak / device.capacity:14.3f}{low.busy:14.3f}{low.attained:10.2%}{high.goodput / peak:22.2f}"
+            figures = f"{peak / device.capacity:14.3f}{low.busy:14.3f}{low.attained:10.2%}{high.goodput / peak:22.2f}"
+            print(f"{policy:28}{figures}", flush=True)
 
 
 if __name__ == "__main__":
