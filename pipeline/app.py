@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import faust
 from faust.types import StreamT
@@ -28,7 +28,7 @@ from pipeline.models import Model
 from pipeline.observe import Observer
 from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
 from pipeline.swap import Swaps
-from pipeline.window import Window, WorkConserving
+from pipeline.window import Parts, Recording, Window
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
@@ -74,6 +74,7 @@ class Flow(Service):
         self._ledger = ledger
         self._clock = clock
         self._backends: list[Backend] = []
+        self._decisions: BinaryIO | None = None
         self.swaps: Swaps | None = None
         self.device = Device(fail=self.fail, clock=clock)
         transactional_id = settings.transactional_id()
@@ -117,6 +118,8 @@ class Flow(Service):
     async def on_start(self) -> None:
         loop = self._running = asyncio.get_running_loop()
         await loop.run_in_executor(None, self.load)
+        if self._settings.record_decisions is not None:
+            self._decisions = _opened(self._settings.record_decisions)
         if self._transactions is not None:
             await loop.run_in_executor(None, self._transactions.start)
         for model, backend in zip(self._models, self._backends, strict=True):
@@ -139,13 +142,16 @@ class Flow(Service):
             pass_over=partial(self.publisher.pass_over, model),
             clock=self._clock,
         )
+        parts = Parts.of(model, lane.samples)
         window = Window(
             lane,
             self.device,
-            WorkConserving(manifest.rows_max, int(manifest.gather_ms_max * 1e6)),
+            parts.planner(),
             rows_max=settings.limits.waiting_batches_max * manifest.rows_max,
             attempts_max=settings.limits.compute_attempts_max,
             expire=partial(self.publisher.expire, model),
+            told=partial(self.observer.left, model.name),
+            recording=None if self._decisions is None else Recording(self._decisions.write, parts),
             clock=self._clock,
         )
         return Version(lane, admit, window, before)
@@ -203,6 +209,8 @@ class Flow(Service):
         ended = self.publisher.stop(FLUSH_S)
         self.device.stop(FLUSH_S, close=ended)
         self.observer.shutdown()
+        if self._decisions is not None:
+            self._decisions.close()
 
     def _publish(self, lane: Lane, batch: Batch) -> None:
         self.publisher.publish(self.device, lane, batch)
@@ -211,6 +219,13 @@ class Flow(Service):
         """A thread of the flow has died: end the worker, so that its partitions go to another."""
         self._ledger.abandon()
         self._running.call_soon_threadsafe(lambda: asyncio.ensure_future(self.crash(error)))
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise ConfigError(f"decisions cannot be recorded in {path}: {error.strerror}") from error
 
 
 class _Told:

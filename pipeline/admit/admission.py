@@ -88,6 +88,7 @@ class Admission:
         self._read = HeaderReader(request_limits, self._model).read
         self._reject = reject
         self._duplicates = duplicates
+        self._slo_ms = model.manifest.slo_ms
         self._pass_over = pass_over
         self._clock = clock
 
@@ -147,7 +148,7 @@ class Admission:
     def _drop_duplicates(
         self, duplicates: Duplicates, chunk: Chunk, indices: list[int], each: list[RequestHeaders]
     ) -> None:
-        again = duplicates.find(chunk, indices, each)
+        again = duplicates.find(chunk, indices, each, slo_ms=self._slo_ms)
         if again:
             self._pass_over(chunk, [indices[position] for position in again])
             dropped = set(again)

@@ -27,7 +27,7 @@ class _Seen(NamedTuple):
     key: TopicPartitionKey
     epoch: int
     offset: int
-    deadline_ms: int | None
+    deadline_ms: float | None
     at_ns: int  # monotonic
 
 
@@ -41,7 +41,8 @@ class Duplicates:
       if it is lost then, another worker reads it. Nor can two requests be dropped each for the other, by two workers:
       the one was in flight when the other was dropped, so neither could be the first. One that is read again comes with
       a new assignment and is no duplicate of itself.
-    - While it is in flight it counts only for duplicates with no later deadline than its own: it may expire.
+    - While it is in flight it counts only for duplicates with no later deadline than its own: it may expire. A deadline
+      is the header's, else the arrival in Kafka and the model's SLO, where it has one.
     - One that gets anything but a prediction is forgotten (`forget`): who asks again is answered, a replayed dead
       letter too. A duplicate read until then shares its outcome.
 
@@ -60,7 +61,14 @@ class Duplicates:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def find(self, chunk: Chunk, indices: Sequence[int], headers: Sequence[RequestHeaders]) -> list[int]:
+    def find(
+        self,
+        chunk: Chunk,
+        indices: Sequence[int],
+        headers: Sequence[RequestHeaders],
+        *,
+        slo_ms: float | None = None,
+    ) -> list[int]:
         """Positions in ``indices`` of duplicates; the others are remembered. ``headers`` are of the same requests."""
         asked = [
             (position, digest)
@@ -70,11 +78,14 @@ class Duplicates:
         if not asked:
             return []
         key, now_ns = (chunk.topic, chunk.partition), self._clock.now_ns()
+        stamps = chunk.timestamps_ms() if slo_ms is not None else None
         again: list[int] = []
         with self._lock:
             self._drop_old(now_ns)
             for position, digest in asked:
-                deadline_ms = headers[position].deadline_ms
+                deadline_ms: float | None = headers[position].deadline_ms
+                if deadline_ms is None and stamps is not None and slo_ms is not None:
+                    deadline_ms = int(stamps[indices[position]]) + slo_ms
                 seen = self._seen.get(digest)
                 if seen is not None and self._counts(seen, deadline_ms):
                     again.append(position)
@@ -96,7 +107,7 @@ class Duplicates:
             if (seen := self._seen.get(digest)) is not None and seen[:3] == source:
                 del self._seen[digest]
 
-    def _counts(self, seen: _Seen, deadline_ms: int | None) -> bool:
+    def _counts(self, seen: _Seen, deadline_ms: float | None) -> bool:
         if self._ledger.epoch(seen.key) != seen.epoch:
             return False
         if seen.deadline_ms is None or (deadline_ms is not None and deadline_ms <= seen.deadline_ms):

@@ -13,6 +13,7 @@ from pipeline.cli import bench, deadletters, models, topics
 from pipeline.cli.consume import consume
 from pipeline.cli.demo import demo
 from pipeline.cli.devices import devices
+from pipeline.cli.explain import explain
 from pipeline.cli.load import load
 from pipeline.cli.produce import produce
 from pipeline.cli.secrecy import discreet_hook, without_secrets
@@ -54,7 +55,7 @@ def _sluice(
 ) -> None: ...
 
 
-for _function in (demo, up, down, status, serve, produce, consume, load, devices):
+for _function in (demo, up, down, status, serve, produce, consume, load, explain, devices):
     app.command()(_function)
 for _name, _group in {"models": models, "topics": topics, "deadletters": deadletters, "bench": bench}.items():
     app.add_typer(_group.app, name=_name)

@@ -75,6 +75,12 @@ ReadyFile = Annotated[
 Report = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Counters and stage times as JSON, written at the end.")
 ]
+Decisions = Annotated[
+    Path | None,
+    typer.Option(
+        "--record-decisions", metavar="FILE", help="Arrivals and decisions, a JSON line each; see sluice explain."
+    ),
+]
 
 
 def serve(
@@ -95,6 +101,7 @@ def serve(
     log_level: LogLevel = "info",
     ready_file: ReadyFile = None,
     report: Report = None,
+    record_decisions: Decisions = None,
 ) -> None:
     """Answer requests with the models of a repository, until SIGTERM or Ctrl-C; then drain and exit 0.
 
@@ -120,6 +127,7 @@ def serve(
         threads=threads,
         answer_once_within_s=answer_once_within,
         otlp_endpoint=otlp_endpoint,
+        record_decisions=record_decisions,
     )
     _look(loaded, settings, partitions, apply=apply)
 

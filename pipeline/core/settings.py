@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from pipeline.core.errors import ConfigError
@@ -63,6 +64,7 @@ class Settings:
     threads: int | None = None
     answer_once_within_s: float | None = None
     otlp_endpoint: str | None = field(default=None, repr=False)  # its URL may hold a password
+    record_decisions: Path | None = None  # what every window is told and decides, for `sluice explain`
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kafka", KafkaSettings(self.kafka))  # is shown without its secrets

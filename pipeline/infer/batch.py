@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,10 @@ class Batch:
     error: SluiceError | None = None
     attempts: int = 1  # runs of just this batch, while its errors may pass
     blamed: SluiceError | None = None  # its one request failed; zeros run in its place, see `again`
+    due_ns: int = 0  # of several models' batches the one that is due first runs first; what runs again before all
+    deadline_ns: int | None = None  # the earliest of its whole requests', where what waited was ordered by urgency
+    expected_ns: int = 0  # how long it is expected to run
+    acked: Callable[[Batch, int], None] | None = None  # told when all is acknowledged, on the completion thread
 
     def parts(self) -> Iterator[Run | Piece]:
         """All that lies in the slot."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from queue import SimpleQueue
 
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
@@ -26,11 +28,13 @@ class DeviceState:
 
     idle: bool  # nothing runs and nothing filled is waiting to run
     free_slots: int  # of the model that is planned
+    free_ns: int = 0  # when it is expected to be done with what runs and with what this model has filled; monotonic
+    load: float = 0.0  # what is offered of the other models, as a share of what can be served
 
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One version's slots on the device; ``free``, ``changed`` and ``retry`` belong to the event loop."""
+    """One version's slots on the device, and the batches that fill them; all but ``done`` belong to the event loop."""
 
     model: Model
     backend: Backend
@@ -38,23 +42,37 @@ class Lane:
     free: list[Slot]
     changed: Callable[[], None] = field(default=lambda: None)
     retry: Callable[[Batch], None] = field(default=lambda batch: None)
+    ran: Callable[[Batch], None] = field(default=lambda batch: None)  # and was read
+    due_ns: Callable[[], int] = field(default=lambda: 0)  # of what waits: whose is the smallest is asked first
+    load: float = 0.0  # what is offered, as a share of what can be served
+    samples: tuple[tuple[int, int], ...] = ()  # of each bucket once it was warm: rows, ns
+    filled: deque[tuple[int, int, Batch]] = field(
+        default_factory=deque
+    )  # due, number; the device thread takes them out
+    submitted: int = 0  # filled or running
+    expected_ns: int = 0  # how long those will run
+    after: Lane | None = None  # a version that this one takes the place of: all that is filled there runs first
 
 
 class Device:
     """Owns one device, its thread and every model's slots on it.
 
-    `submit` and the state are the event loop's; the thread only runs batches in the order they were submitted.
-    A batch whose ``run`` raises carries the error to ``done``, one that runs out of memory as an error that may pass;
-    any other exception ends the worker (``fail``).
+    `submit` and the state are the event loop's; the thread runs the batches of a lane in the order they were submitted,
+    and of several lanes the one that is due first. A batch whose ``run`` raises carries the error to ``done``, one that
+    runs out of memory as an error that may pass; any other exception ends the worker (``fail``).
     """
 
     def __init__(self, *, fail: Callable[[BaseException], None], clock: Clock = SYSTEM_CLOCK) -> None:
         self._fail = fail
         self._clock = clock
         self._lanes: list[Lane] = []
-        self._queue: SimpleQueue[tuple[Lane, Batch] | None] = SimpleQueue()
+        self._queue: SimpleQueue[bool] = SimpleQueue()  # a batch is filled in one of the lanes; False: no more are
+        self._numbers = count()
         self._thread = threading.Thread(target=self._run, name="sluice-device", daemon=True)
         self._submitted = 0
+        self._asked = 0
+        self._turn: Lane | None = None  # is asked as if the device were idle
+        self._running: tuple[Lane, Batch] | None = None  # the latest
         self._running_since_ns: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -62,6 +80,8 @@ class Device:
         """Allocate and warm a version's slots, also beside those that run: any thread, as long as warming takes."""
         lane = Lane(model, backend, done, backend.slots(slots))
         backend.warm()
+        if model.manifest.slo_ms is not None:
+            lane.samples = self._time(lane)
         self._lanes.append(lane)
         return lane
 
@@ -85,7 +105,7 @@ class Device:
 
         With ``timeout_s`` a thread that hangs in a backend is left behind, and the backends as they are.
         """
-        self._queue.put(None)
+        self._queue.put(False)  # noqa: FBT003 - a queue takes no keywords
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         if self._thread.is_alive():
@@ -96,14 +116,33 @@ class Device:
 
     def state(self, lane: Lane) -> DeviceState:
         """The device as this model's planner sees it; event loop only."""
-        return DeviceState(idle=self._submitted == 0, free_slots=len(lane.free))
+        return DeviceState(
+            idle=self._submitted == 0 or lane is self._turn,
+            free_slots=len(lane.free),
+            free_ns=self._free_ns(lane) if self._submitted else 0,
+            load=sum(other.load for other in self._lanes if other is not lane) if len(self._lanes) > 1 else 0.0,
+        )
+
+    def _free_ns(self, lane: Lane) -> int:
+        now_ns = self._clock.now_ns()
+        left_ns = lane.expected_ns
+        if self._running is not None:
+            of, batch = self._running
+            if not batch.computed_ns:
+                left_ns += max(0, batch.started_ns + batch.expected_ns - now_ns)
+            if of is lane:
+                left_ns -= batch.expected_ns
+        return now_ns + max(0, left_ns)
 
     def submit(self, lane: Lane, batch: Batch) -> None:
         """Fill a free slot with the batch's rows and queue it; event loop only."""
         batch.fill(lane.free.pop())
         batch.copied_ns = self._clock.now_ns()
         self._submitted += 1
-        self._queue.put((lane, batch))
+        lane.submitted += 1
+        lane.expected_ns += batch.expected_ns
+        lane.filled.append((batch.due_ns, next(self._numbers), batch))
+        self._queue.put(True)  # noqa: FBT003 - a queue takes no keywords
 
     def give_back(self, lane: Lane, batch: Batch, *, retry: bool = False) -> None:
         """A batch's outputs have been read, or it failed and something of it runs again; any thread."""
@@ -111,10 +150,12 @@ class Device:
 
     def _run(self) -> None:
         try:
-            while (work := self._queue.get()) is not None:
-                lane, batch = work
+            while self._queue.get():
+                lane = min(filter(_ready, tuple(self._lanes)), key=_first)
+                batch = lane.filled.popleft()[-1]
                 assert batch.slot is not None
                 batch.started_ns = self._running_since_ns = self._clock.now_ns()
+                self._running = lane, batch
                 try:
                     lane.backend.run(batch.slot, batch.rows)
                 except SluiceError as error:
@@ -127,7 +168,7 @@ class Device:
                 self._running_since_ns = None
                 batch.computed_ns = self._clock.now_ns()  # where run() is asynchronous, wait() says when
                 lane.done(lane, batch)
-                self._wake(self._ran)
+                self._wake(self._ran, lane, batch)
         except BaseException as error:
             self._fail(error)
             raise
@@ -138,11 +179,24 @@ class Device:
         if not loop.is_closed():
             loop.call_soon_threadsafe(call, *args)
 
-    def _ran(self) -> None:
+    def _ran(self, ran: Lane, batch: Batch) -> None:
         self._submitted -= 1
-        # The model that was asked first is asked last next time, so that none starves the others.
-        self._lanes.append(self._lanes.pop(0))
-        for lane in tuple(self._lanes):
+        ran.submitted -= 1
+        ran.expected_ns -= batch.expected_ns
+        if self._running is not None and self._running[1] is batch:
+            self._running = None
+        if self._lanes == [ran]:
+            ran.changed()
+            return
+        # The lane that was asked first is asked last among those that are due at the same time.
+        self._asked = (self._asked + 1) % len(self._lanes)
+        turns = self._lanes[self._asked :] + self._lanes[: self._asked]
+        first, *others = sorted(turns, key=lambda lane: lane.due_ns())
+        # Others may keep the device busy for ever: whoever is due before them need not wait for a full batch.
+        self._turn = None if first.submitted else first
+        first.changed()
+        self._turn = None
+        for lane in others:
             lane.changed()
 
     def _freed(self, lane: Lane, batch: Batch, retry: bool) -> None:  # noqa: FBT001 - call_soon takes no keywords
@@ -151,4 +205,24 @@ class Device:
         if retry:
             lane.retry(batch)
         else:
+            lane.ran(batch)
             lane.changed()
+
+    def _time(self, lane: Lane) -> tuple[tuple[int, int], ...]:
+        """How long each bucket takes, of zeros: where no batch has run yet, the only figures there are."""
+        slot, samples = lane.free[0], []
+        for bucket in lane.model.manifest.buckets:
+            began_ns = self._clock.now_ns()
+            lane.backend.run(slot, bucket)
+            lane.backend.wait(slot)
+            samples.append((bucket, self._clock.now_ns() - began_ns))
+        return tuple(samples)
+
+
+def _ready(lane: Lane) -> bool:
+    return bool(lane.filled) and not (lane.after is not None and lane.after.filled)
+
+
+def _first(lane: Lane) -> tuple[int, int]:
+    due_ns, number, _ = lane.filled[0]
+    return due_ns, number

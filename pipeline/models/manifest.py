@@ -20,6 +20,7 @@ MANIFEST = "manifest.toml"
 MANIFEST_BYTES_MAX = 1024 * 1024  # 10,000 class names or files are a tenth of this
 ROWS_MAX_DEFAULT = 256  # past it a CPU gains nothing per row, and a batch of 100 us rows still ends within 26 ms
 ROWS_LIMIT = 65_536  # slots are preallocated: a larger batch of the smallest image (3 kB) is 200 MB a slot
+SLO_MS_LIMIT = 3_600_000  # an hour: above that it bounds nothing a client would wait for
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}\Z")
 _BACKEND = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -31,7 +32,8 @@ class Manifest:
 
     ``buckets`` are the batch sizes a backend pads to, ascending, the last one ``rows_max``. ``files`` maps the
     relative path of every file but the manifest to its sha256. ``gather_ms_max`` is how long a window may wait for
-    more rows while the device is free.
+    more rows while the device is free. ``slo_ms``, where there is one, is within what a request is to be
+    answered, counted from its Kafka timestamp: the deadline of requests that name none; batches are planned by it.
 
     Raises `ModelError`.
     """
@@ -48,6 +50,7 @@ class Manifest:
     answer_rejected: bool = True
     allow_not_finite: bool = False
     gather_ms_max: float = 0.0
+    slo_ms: float | None = None
 
     def __post_init__(self) -> None:
         try:
@@ -66,6 +69,10 @@ class Manifest:
             (len(set(self.classes)) == len(self.classes), "two classes have the same name"),
             (self.file in self.files, f"file {self.file!r} is not listed in files"),
             (0.0 <= self.gather_ms_max <= 60_000.0, f"gather_ms_max {self.gather_ms_max} is not within 0..60000"),
+            (
+                self.slo_ms is None or 0.0 < self.slo_ms <= SLO_MS_LIMIT,
+                f"slo_ms {self.slo_ms} is not within 0..{SLO_MS_LIMIT}",
+            ),
         ):
             if not good:
                 raise ModelError(f"model {self.name}: {what}")
@@ -77,7 +84,7 @@ class Manifest:
     def to_toml(self) -> str:
         """The text of ``manifest.toml``; `read_manifest` gives the same manifest back."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("signature", "files")}
-        lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
+        lines = [f"{key} = {_toml(value)}" for key, value in flat.items() if value is not None]
         for side, tensors in self.signature.to_dict().items():
             for tensor in tensors:
                 lines += ["", f"[[{side}]]", *(f"{key} = {_toml(value)}" for key, value in tensor.items())]
@@ -187,6 +194,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         texts = {key: _take(rest, key, str) for key in ("name", "version", "backend", "file")}
         switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
         gather_ms_max = float(_take(rest, "gather_ms_max", (int, float), 0.0))
+        slo_ms = float(_take(rest, "slo_ms", (int, float))) if "slo_ms" in rest else None
     except KeyError as error:
         raise ModelError(f"{error} is missing") from error
     if rest:
@@ -201,6 +209,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         classes=classes,
         files=files,
         gather_ms_max=gather_ms_max,
+        slo_ms=slo_ms,
         **switches,
     )
 

@@ -52,6 +52,7 @@ class Observer:
         # Two locks: callers on the event loop never wait for a commit's numpy.
         self._lock = threading.Lock()
         self._tallies: dict[str, dict[str, int]] = {}
+        self._reasons: dict[str, dict[str, int]] = {}
         self._waiting: Waiting[SpanContext | None] = Waiting(parts_max)
         self._recording = threading.Lock()
         self._timings: dict[str, Timings] = {}
@@ -109,6 +110,12 @@ class Observer:
     def vanished(self, model: str, count: int) -> None:
         """Requests that retention has deleted before they were read."""
         self._tally(model, "vanished", count)
+
+    def left(self, model: str, reason: str) -> None:
+        """A batch left its window, and why."""
+        with self._lock:
+            reasons = self._reasons.setdefault(model, {})
+            reasons[reason] = reasons.get(reason, 0) + 1
 
     def in_flight(self, model: str) -> int:
         """Requests received and without an outcome."""
@@ -179,7 +186,12 @@ class Observer:
             total=ModelSnapshot.of(all_counts, all_timings),
             losses=self.losses(),
             swaps=self._swaps_now(),
+            batches=self._batches_now(),
         )
+
+    def _batches_now(self) -> dict[str, dict[str, int]]:
+        with self._lock:
+            return {model: dict(reasons) for model, reasons in self._reasons.items()}
 
     def _swaps_now(self) -> tuple[Swap, ...]:
         with self._lock:

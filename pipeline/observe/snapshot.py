@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.observe.counters import Counts
@@ -116,6 +116,7 @@ class Snapshot:
     total: ModelSnapshot
     losses: Losses
     swaps: tuple[Swap, ...] = ()
+    batches: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by model: how many left for each reason
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -124,6 +125,7 @@ class Snapshot:
             "total": self.total.to_dict(),
             "losses": {name: getattr(self.losses, name) for name in Losses.__slots__},
             "swaps": [asdict(swap) for swap in self.swaps],
+            "batches": {model: dict(reasons) for model, reasons in self.batches.items()},
         }
 
     def table(self, model: str | None = None) -> Table:

@@ -198,7 +198,9 @@ class Predictions:
             observer.dead_lettered(name, len(run.refused))
 
     def _tell(self) -> None:
-        batch = self._batch
+        batch, acked_ns = self._batch, self._publisher.clock.now_ns()
+        if batch.acked is not None:
+            batch.acked(batch, acked_ns)
         self._publisher.observer.batch_acked(
             BatchTimes(
                 model=self._model.label,
@@ -209,7 +211,7 @@ class Predictions:
                 started_ns=batch.started_ns,
                 computed_ns=batch.computed_ns,
                 encoded_ns=self._produced_ns,
-                acked_ns=self._publisher.clock.now_ns(),
+                acked_ns=acked_ns,
                 parts=tuple(run.part() for run in self._runs),
             )
         )

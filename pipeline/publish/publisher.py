@@ -227,7 +227,7 @@ class Publisher:
             self._send_all(chunk, [index], records, settle, self._rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
-        reason = "the deadline passed before the request could run"
+        reason = "the deadline passes before the request can be answered"
         for admitted, requests in late:
             chunk = admitted.chunk
             if not self.ledger.is_current(chunk):

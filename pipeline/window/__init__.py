@@ -1,7 +1,29 @@
-"""Windows requests into batches: a pure planner and the shell that obeys it."""
+"""Windows requests into batches: pure planners and the shell that obeys them."""
 
-from pipeline.window.planner import Plan, Planner, WorkConserving
-from pipeline.window.waiting import Late, Waiting
+from pipeline.window.cost import Cost, Rate
+from pipeline.window.ordered import Late
+from pipeline.window.planner import Plan, Planner, Reason, WorkConserving
+from pipeline.window.record import Departure, Parts, Recording, replay
+from pipeline.window.scheduler import Decision, Scheduler
+from pipeline.window.slo import DeadlineFirst
+from pipeline.window.waiting import Waiting
 from pipeline.window.window import Window
 
-__all__ = ["Late", "Plan", "Planner", "Waiting", "Window", "WorkConserving"]
+__all__ = [
+    "Cost",
+    "DeadlineFirst",
+    "Decision",
+    "Departure",
+    "Late",
+    "Parts",
+    "Plan",
+    "Planner",
+    "Rate",
+    "Reason",
+    "Recording",
+    "Scheduler",
+    "Waiting",
+    "Window",
+    "WorkConserving",
+    "replay",
+]

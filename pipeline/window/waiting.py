@@ -1,21 +1,18 @@
-"""Admitted requests waiting for the device, in columns, first come first served."""
+"""Admitted requests waiting for the device, in columns: first come first served, or by urgency where that is asked."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from pipeline.admit import Admitted
 from pipeline.infer.batch import Batch, Joined, Piece, Run
+from pipeline.window.asked import of_turn, turn_ns
+from pipeline.window.ordered import NEVER_NS, Asked, Columns, Late, Ordered
 
-__all__ = ["Late", "Waiting"]
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
-Late = tuple[Admitted, list[int]]
-"""Requests of one `Admitted` that are past their deadline."""
+__all__ = ["Waiting"]
 
 
 @dataclass(slots=True, eq=False)
@@ -25,16 +22,23 @@ class _Stretch:
     admitted: Admitted
     lo: int
     hi: int
-    deadlines_ns: IntArray | None  # (requests of the admitted,), monotonic
     joined: Joined | None = None
     taken: int = 0
 
 
 class Waiting:
-    """What waits. Requests leave whole, except one larger than a batch, which leaves in pieces."""
+    """What waits. Requests leave whole, except one of over ``whole_max`` rows (or the batch's), which leaves in pieces.
 
-    def __init__(self) -> None:
-        self._stretches: deque[_Stretch] = deque()
+    While no request asks for anything but its turn, stretches of requests are kept and taken as they came. With the
+    first that has a deadline or a priority all that waits is ordered, until nothing waits any more.
+    """
+
+    def __init__(self, whole_max: int = 0) -> None:
+        self._whole_max = whole_max
+        self._stretches: deque[_Stretch] = (
+            deque()
+        )  # as they came; at most the one that has begun where the rest is ordered
+        self._ordered: Ordered | None = None
         self._rows = 0
 
     @property
@@ -43,26 +47,60 @@ class Waiting:
 
     @property
     def oldest_ns(self) -> int | None:
-        return self._stretches[0].admitted.chunk.polled_ns if self._stretches else None
+        if self._stretches:
+            return self._stretches[0].admitted.chunk.polled_ns
+        return self._ordered.oldest_ns if self._ordered else None
 
     @property
     def next_deadline_ns(self) -> int | None:
         # A request that has begun is finished whatever its deadline: its first rows are computed already.
-        earliest = [
-            int(s.deadlines_ns[first : s.hi].min())
-            for s in self._stretches
-            if s.deadlines_ns is not None and (first := s.lo + (s.taken > 0)) < s.hi
-        ]
-        return min(earliest, default=None)
+        return None if self._ordered is None else self._ordered.next_deadline_ns
 
-    def add(self, admitted: Admitted, deadlines_ns: IntArray | None) -> None:
-        """Requests arrive behind those that wait."""
-        self._stretches.append(_Stretch(admitted, 0, len(admitted), deadlines_ns))
+    @property
+    def columns(self) -> Columns | None:
+        return None if self._stretches or self._ordered is None else self._ordered.columns
+
+    @property
+    def due_ns(self) -> int:
+        """What the next batch has to be done by, where others want the device too: the first of it goes first."""
+        if self._stretches:
+            return turn_ns(self._stretches[0].admitted)
+        return self._ordered.order_ns if self._ordered else NEVER_NS
+
+    def add(self, admitted: Admitted, asked: Asked | None) -> None:
+        """Requests arrive; ``asked`` is None where they ask for nothing but their turn."""
+        if asked is None and self._ordered is None:
+            self._stretches.append(_Stretch(admitted, 0, len(admitted)))
+        else:
+            if self._ordered is None:
+                self._order()
+            assert self._ordered is not None
+            self._ordered.add(admitted, asked or of_turn(admitted), 0, len(admitted))
         self._rows += admitted.rows
+
+    def _order(self) -> None:
+        """From now on by urgency; one that has begun stays in front."""
+        ordered = self._ordered = Ordered()
+        stretches, self._stretches = self._stretches, deque()
+        for stretch in stretches:
+            lo = stretch.lo
+            if stretch.taken:
+                lo += 1
+                self._stretches.append(_Stretch(stretch.admitted, stretch.lo, lo, stretch.joined, stretch.taken))
+            if lo < stretch.hi:
+                ordered.add(stretch.admitted, of_turn(stretch.admitted), lo, stretch.hi)
 
     def take(self, rows_max: int, planned_ns: int) -> Batch:
         """The next batch from the front: as many whole requests as fit in ``rows_max`` rows, at least a piece."""
         batch = Batch([], [], 0, planned_ns)
+        self._take_stretches(batch, rows_max)
+        if not self._stretches and self._ordered is not None:
+            self._take_ordered(self._ordered, batch, rows_max)
+        self._rows -= batch.rows
+        assert 0 < batch.rows <= rows_max
+        return batch
+
+    def _take_stretches(self, batch: Batch, rows_max: int) -> None:
         while self._stretches and batch.rows < rows_max:
             stretch = self._stretches[0]
             starts, space = stretch.admitted.row_start, rows_max - batch.rows
@@ -74,14 +112,24 @@ class Waiting:
                     stretch.lo += whole
             if stretch.lo < stretch.hi and batch.rows < rows_max:
                 size = int(starts[stretch.lo + 1] - starts[stretch.lo])
-                if size <= rows_max and not stretch.taken:
+                if size <= max(rows_max, self._whole_max) and not stretch.taken:
                     break  # it fits in a batch of its own: next time
                 self._take_piece(stretch, batch, size, rows_max)
             if stretch.lo == stretch.hi:
                 self._stretches.popleft()
-        self._rows -= batch.rows
-        assert batch.rows <= rows_max
-        return batch
+
+    def _take_ordered(self, ordered: Ordered, batch: Batch, rows_max: int) -> None:
+        runs, batch.deadline_ns = ordered.take(rows_max - batch.rows)
+        for run in runs:
+            batch.add(run)
+        size = ordered.rows_of_first() if ordered else 0
+        if batch.rows < rows_max and size > max(rows_max, self._whole_max):
+            admitted, request = ordered.take_first()
+            stretch = _Stretch(admitted, request, request + 1)
+            self._stretches.append(stretch)
+            self._take_piece(stretch, batch, size, rows_max)
+        if not ordered:
+            self._ordered = None
 
     @staticmethod
     def _take_piece(stretch: _Stretch, batch: Batch, size: int, rows_max: int) -> None:
@@ -93,23 +141,12 @@ class Waiting:
         if stretch.taken == size:
             stretch.lo, stretch.taken, stretch.joined = stretch.lo + 1, 0, None
 
-    def expire(self, now_ns: int) -> list[Late]:
-        """Take out the requests whose deadline has passed."""
-        late: list[Late] = []
-        kept: deque[_Stretch] = deque()
-        for stretch in self._stretches:
-            first = stretch.lo + (stretch.taken > 0)
-            if stretch.deadlines_ns is None or not (stretch.deadlines_ns[first : stretch.hi] <= now_ns).any():
-                kept.append(stretch)
-                continue
-            gone = [i for i in range(first, stretch.hi) if stretch.deadlines_ns[i] <= now_ns]
-            late.append((stretch.admitted, gone))
-            starts = stretch.admitted.row_start
-            self._rows -= int(sum(starts[i + 1] - starts[i] for i in gone))
-            lo, taken, joined = stretch.lo, stretch.taken, stretch.joined
-            for hi in [*gone, stretch.hi]:
-                if lo < hi:
-                    kept.append(_Stretch(stretch.admitted, lo, hi, stretch.deadlines_ns, joined, taken))
-                lo, taken, joined = hi + 1, 0, None
-        self._stretches = kept
+    def expire(self, by_ns: int, row_ns: float = 0.0) -> list[Late]:
+        """Take out the requests whose deadline, less ``row_ns`` for each of their rows, is not after ``by_ns``."""
+        if self._ordered is None:
+            return []
+        late, rows = self._ordered.expire(by_ns, row_ns)
+        self._rows -= rows
+        if not self._ordered:
+            self._ordered = None
         return late

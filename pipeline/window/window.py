@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pipeline.admit import Admitted
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.infer import Batch, Device, Lane
-from pipeline.window.planner import Plan, Planner
-from pipeline.window.waiting import IntArray, Late, Waiting
+from pipeline.window.asked import asked_of
+from pipeline.window.ordered import NEVER_NS, Late
+from pipeline.window.planner import Planner, Reason
+from pipeline.window.record import Recording
+from pipeline.window.scheduler import Decision, Scheduler
 
 __all__ = ["Window"]
+
+log = logging.getLogger(__name__)
 
 
 class Window:
@@ -26,17 +32,21 @@ class Window:
         *,
         rows_max: int,
         attempts_max: int,
-        expire: Callable[[list[Late]], None],
+        expire: Callable[[Sequence[Late]], None],
+        told: Callable[[Reason], None] = lambda reason: None,
+        recording: Recording | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._lane = lane
         self._device = device
-        self._planner = planner
         self._rows_max = rows_max
+        self._slo_ms = lane.model.manifest.slo_ms
         self._attempts_max = attempts_max
         self._expire = expire
         self._clock = clock
-        self._waiting = Waiting()
+        self._told = told
+        self._scheduler = Scheduler(planner, lane.model.manifest.rows_max, recording)
+        self._waiting = self._scheduler.waiting
         self._again: deque[Batch] = deque()  # what runs after a batch has failed
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -44,13 +54,18 @@ class Window:
         self._held = False  # until the version before has sent off all that waited there
         self._successor: Window | None = None
         self._drained = asyncio.Event()
+        self._ended_ns = 0  # of the batch that ran last
         lane.changed = self._pump
         lane.retry = self._retry
+        lane.ran = self._ran
+        lane.due_ns = self._due_ns
 
     async def offer(self, admitted: list[Admitted]) -> None:
         """Requests arrive; returns when there is room for more."""
+        now_ns = self._clock.now_ns()
+        unix_ns = now_ns - int(self._clock.unix_ms() * 1e6)
         for each in admitted:
-            self._waiting.add(each, self._deadlines_ns(each))
+            self._scheduler.add(each, asked_of(each, self._slo_ms, unix_ns), now_ns)
         self._pump()
         while self._waiting.rows >= self._rows_max:
             self._room.clear()
@@ -63,9 +78,11 @@ class Window:
         per key holds. A request is whole in one window, so also one in pieces is answered by one version.
         """
         successor._held = True
+        successor._lane.after = self._lane
         self._successor = successor
         self._pump()
         await self._drained.wait()
+        successor._lane.after = None
 
     def _retry(self, batch: Batch) -> None:
         """Run a failed batch again, or what finds its culprit, before anything else.
@@ -75,41 +92,65 @@ class Window:
         self._again.extendleft(reversed(batch.again(self._attempts_max)))
         self._pump()
 
-    def _deadlines_ns(self, admitted: Admitted) -> IntArray | None:
-        if admitted.deadlines_ms is None:
-            return None
-        shift_ms = int(self._clock.now_ns() / 1e6 - self._clock.unix_ms())  # from Unix to monotonic
-        far_ms = (2**63 - 1) // 1_000_000 - abs(shift_ms)  # in ns it still fits 64 bits
-        return (admitted.deadlines_ms.clip(max=far_ms) + shift_ms) * 1_000_000
+    def _ran(self, batch: Batch) -> None:
+        if batch.error is None and batch.blamed is None:
+            # Of an asynchronous backend the batch before may have run on when this one was started.
+            self._scheduler.ran(batch.rows, batch.computed_ns - max(batch.started_ns, self._ended_ns))
+        self._ended_ns = batch.computed_ns
+
+    def _acked(self, batch: Batch, acked_ns: int) -> None:
+        """Completion thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._answered, batch, acked_ns)
+
+    def _answered(self, batch: Batch, acked_ns: int) -> None:
+        run_ns, tail_ns = batch.computed_ns - batch.started_ns, acked_ns - batch.computed_ns
+        assert batch.deadline_ns is not None
+        self._scheduler.acked(batch.rows, run_ns, tail_ns, acked_ns, late=acked_ns > batch.deadline_ns)
+
+    def _due_ns(self) -> int:
+        return 0 if self._again else NEVER_NS if self._held else self._waiting.due_ns
 
     def _pump(self) -> None:
+        now_ns = self._clock.now_ns()
         while not self._held:
             if self._again:
                 if not self._lane.free:
                     return
+                self._told(Reason.AGAIN)
                 self._device.submit(self._lane, self._again.popleft())
                 continue
             now_ns = self._clock.now_ns()
-            plan = self._plan(now_ns)
-            if plan.expire:
-                self._expire(self._waiting.expire(now_ns))
-            elif plan.run_rows:
-                self._device.submit(self._lane, self._waiting.take(plan.run_rows, now_ns))
+            decision = self._scheduler.next(self._device.state(self._lane), now_ns, last=self._successor is not None)
+            if decision.late:
+                self._expire(decision.late)
+            elif decision.batch is not None:
+                self._submit(decision, decision.batch)
             else:
-                self._wake_at(plan.wake_at_ns, now_ns)
+                self._wake_at(decision.plan.wake_at_ns, now_ns)
                 break
+        self._lane.load = self._scheduler.load(now_ns)
         if self._waiting.rows < self._rows_max:
             self._room.set()
         if self._successor is not None and not self._waiting.rows:
             self._let_go(self._successor)
 
-    def _plan(self, now_ns: int) -> Plan:
-        state = self._device.state(self._lane)
-        plan = self._planner.plan(self._waiting, state, now_ns)
-        if self._successor is None or plan.expire or not state.free_slots:
-            return plan
-        # Nothing comes to gather for, and the successor waits.
-        return Plan(run_rows=min(self._waiting.rows, self._lane.model.manifest.rows_max))
+    def _submit(self, decision: Decision, batch: Batch) -> None:
+        if batch.deadline_ns is not None:
+            self._loop = asyncio.get_running_loop()
+            batch.acked = self._acked
+        self._told(decision.plan.reason)
+        if log.isEnabledFor(logging.DEBUG):
+            plan, left = decision.plan, self._waiting.rows
+            log.debug(
+                "%s: %d rows leave (%s), %d wait on; %s",
+                self._lane.model.label,
+                batch.rows,
+                plan.reason,
+                left,
+                plan.basis,
+            )
+        self._device.submit(self._lane, batch)
 
     def _let_go(self, successor: Window) -> None:
         if successor._held:

@@ -147,7 +147,7 @@ class Judge:
         for source in self.requests:
             if not self._is_done(source) and not self._is_duplicate(source):
                 self.violate(f"I1: {source} has no outcome")
-            allowed = 1 if self.exactly_once or clean else self.polls[source] + self.failed[source]
+            allowed = 1 if self.exactly_once or clean else self.polls[source] + self._failed(source)
             if max(len(self.statuses[source]), self.dead_letters[source]) > allowed:
                 self.violate(
                     f"I1: {source} has {self.statuses[source]} and {self.dead_letters[source]} dead letters, "
@@ -175,3 +175,10 @@ class Judge:
         request = self.requests[source]
         again = self.polls[source] > 1 or self.failed[source] or request.number in self.disturbed
         return not again and request.kind != "json"
+
+    def _failed(self, source: Source) -> int:
+        """Deliveries of it that failed; expired notices of a key are alike, so that with one all are made again."""
+        if set(self.statuses[source]) != {"expired"}:
+            return self.failed[source]
+        key = self.requests[source].message.key()
+        return sum(self.failed[other] for other, request in self.requests.items() if request.message.key() == key)

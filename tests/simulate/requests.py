@@ -29,6 +29,7 @@ class Request:
     offset: int
     message: Message
     deadline_ms: float
+    expires: bool = False  # by the model's SLO, where the header says nothing
 
     @property
     def answer(self) -> bytes:
@@ -38,7 +39,7 @@ class Request:
     def may_be(self, status: str) -> bool:
         """Whether that is a right outcome; a good one may also be rejected where its batch failed with it alone."""
         if status == "expired":
-            return self.kind == "late"
+            return self.kind == "late" or (self.expires and self.kind not in ("bad", "header"))
         return status == ("rejected" if self.kind in ("bad", "header", "poison", "big") else "ok")
 
 

@@ -19,6 +19,7 @@ from pipeline.core.settings import Guarantee
 from pipeline.models import Model
 from pipeline.observe.counters import Counts
 from tests.simulate.broker import Broker, Source, Weather
+from tests.simulate.deadlines import under_slo
 from tests.simulate.device import AsynchronousBackend, Backend
 from tests.simulate.judge import Judge, Violation
 from tests.simulate.machine import Machine
@@ -68,6 +69,8 @@ class World:
         self.limits = self._limits()
         self.rows_max = random.choice([2, 4, 8])
         self.faults_s = random.uniform(0.3, 1.5)
+        own = Random(f"{seed}, SLO")  # so that the other schedules are as they were without
+        self.slo_ms = own.choice([2.0, 20.0, 200.0]) if seed // 2 % 3 == 0 else None
         self.workers: list[Worker] = []
         self.slots: dict[int, Worker] = {}
         self.kinds = () if random.random() < 0.8 else ("plain",)
@@ -108,7 +111,7 @@ class World:
 
         return Parts(
             broker=self.broker,
-            model=Model(replace(manifest, gather_ms_max=random.choice([0, 0, 3])), Path("nowhere")),
+            model=Model(replace(manifest, gather_ms_max=random.choice([0, 0, 3]), slo_ms=self.slo_ms), Path("nowhere")),
             limits=self.limits,
             guarantee=Guarantee.EXACTLY_ONCE if exactly_once else Guarantee.AT_LEAST_ONCE,
             backend=partial(
@@ -156,6 +159,7 @@ class World:
         self.asked.append(request)
         self.tally["requests"] += 1
         self.machine.tell("request {} ({}, {} rows) is {}/{}", number, request.kind, request.rows, partition, offset)
+        request = request if self.slo_ms is None else under_slo(request)
         self.judge.asked(request)
         self.broker.append_request(partition, request.message)
 

@@ -14,7 +14,7 @@ from tests.tidy.tree import ROOT, imports, modules, text, tree
 
 # The way of a request, from what everyone stands on to what stands on everything: imports point to the left.
 ROOMS = (
-    "core observe models commit intake admit infer window publish swap app serve load local cli".split()  # noqa: SIM905
+    "core observe models commit intake admit infer window publish swap app serve load plan local cli".split()  # noqa: SIM905
 )
 
 

@@ -71,6 +71,15 @@ def test_another_id_or_content_type_is_not(other: RequestHeaders) -> None:
     assert not case.again(headers=other)
 
 
+def test_of_a_model_with_an_slo_one_that_came_later_may_be_answered_where_the_first_expires() -> None:
+    case = Case()
+    stamp_ms = int(case.poll(b"v").timestamps_ms()[0])
+    assert case.duplicates.find(case.poll(b"v"), [0], [said()], slo_ms=50.0) == []
+    assert case.duplicates.find(case.poll(b"v"), [0], [said(deadline_ms=stamp_ms + 51)], slo_ms=50.0) == []
+    assert case.duplicates.find(case.poll(b"v"), [0], [said(deadline_ms=stamp_ms + 51)], slo_ms=50.0) == [0]
+    assert case.duplicates.find(case.poll(b"v"), [0], [said()], slo_ms=50.0) == [0], "due before"
+
+
 def test_another_body_or_model_is_not_and_does_not_push_out_the_first() -> None:
     case = Case()
     case.ledger.assign([("other.requests", 0)])

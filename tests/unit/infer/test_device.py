@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.errors import BackendError
-from pipeline.infer import Batch, Device, DeviceState, Lane, Run, Slot
+from pipeline.infer import Batch, Device, Lane, Run, Slot
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 
 Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
@@ -43,8 +43,8 @@ class Bench:
     def _done(self, lane: Lane, batch: Batch) -> None:
         self.done.append((lane, batch))
 
-    def submit(self, first: int, rows: int = 1, lane: int = 0) -> Batch:
-        batch = Batch([], [], 0, 0)
+    def submit(self, first: int, rows: int = 1, lane: int = 0, due_ns: int = 0, expected_ns: int = 0) -> Batch:
+        batch = Batch([], [], 0, 0, due_ns=due_ns, expected_ns=expected_ns)
         batch.add(Run(admitted_of([1] * rows, first=first), 0, rows, 0))
         self.device.submit(self.lanes[lane], batch)
         return batch
@@ -101,7 +101,8 @@ def test_the_state_says_what_runs_and_which_slots_are_free() -> None:
         states = [bench.device.state(bench.lanes[0])]
         batch = bench.submit(0)
         states.append(bench.device.state(bench.lanes[0]))
-        assert bench.device.state(bench.lanes[1]) == DeviceState(idle=False, free_slots=2)
+        other = bench.device.state(bench.lanes[1])
+        assert (other.idle, other.free_slots) == (False, 2)
         await bench.until_done(1)
         states.append(bench.device.state(bench.lanes[0]))
         bench.device.give_back(bench.lanes[0], batch)
@@ -200,6 +201,91 @@ def test_lanes_take_turns_at_being_asked_first() -> None:
             bench.lanes[0].free.append(batch.slot)  # type: ignore[arg-type]  # filled by submit
         turns = ["".join(bench.asked[at : at + 2]) for at in range(0, 8, 2)]
         assert turns in (["ba", "ab"] * 2, ["ab", "ba"] * 2)
+
+    run(scenario)
+
+
+def test_of_several_models_the_batch_that_is_due_first_runs_first() -> None:
+    async def scenario(bench: Bench) -> None:
+        holds = threading.Event()
+        run_ = bench.backends[0].run
+
+        def hold(slot: Slot, rows: int) -> None:
+            holds.wait()
+            run_(slot, rows)
+
+        bench.backends[0].run = hold  # type: ignore[method-assign]
+        bench.submit(0)
+        while bench.device.busy_s() == 0:
+            await asyncio.sleep(0.001)
+        for first, lane, due_ns in ((1, 0, 30), (2, 1, 20), (3, 1, 10)):
+            bench.submit(first, lane=lane, due_ns=due_ns)
+        holds.set()
+        await bench.until_done(4)
+        assert [lane.model.name for lane, _ in bench.done] == ["a", "b", "b", "a"]
+        assert bench.backends[1].ran == [[2], [3]], "those of one model in the order they came"
+
+    run(scenario)
+
+
+def test_a_version_waits_for_all_that_is_filled_of_the_one_before() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.device.stop = lambda timeout_s=None: None  # type: ignore[method-assign, assignment, misc]  # it never started
+        bench.lanes[1].after = bench.lanes[0]
+        bench.submit(0, due_ns=9)
+        bench.submit(1, due_ns=1, lane=1)
+        bench.submit(2, due_ns=9)
+        thread = threading.Thread(target=bench.device._run)
+        bench.device._loop = asyncio.get_running_loop()
+        bench.device._queue.put(False)
+        thread.start()
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        assert [lane.model.name for lane, _ in bench.done] == ["a", "a", "b"]
+
+    asyncio.run(asyncio.wait_for(scenario(Bench()), 20))
+
+
+def test_who_waits_longest_is_asked_first_and_need_not_wait_for_a_full_batch() -> None:
+    """Else a model whose batches are always full would keep the others' last rows for ever."""
+
+    async def scenario(bench: Bench) -> None:
+        idle: dict[str, list[bool]] = {"a": [], "b": []}
+
+        def ask(lane: Lane) -> Callable[[], None]:
+            return lambda: idle[lane.model.name].append(bench.device.state(lane).idle)
+
+        for lane, due_ns in zip(bench.lanes, (20, 10), strict=True):
+            lane.changed = ask(lane)
+            lane.due_ns = lambda due_ns=due_ns: due_ns  # type: ignore[misc]
+        bench.submit(0)
+        bench.submit(1)
+        await bench.until_done(2)
+        assert idle == {"a": [False, True], "b": [True, True]}, "b's turn comes though a's next batch is filled"
+
+    run(scenario)
+
+
+def test_when_the_device_is_free_is_what_is_expected_of_what_runs_and_of_ones_own() -> None:
+    async def scenario(bench: Bench) -> None:
+        holds, run_ = threading.Event(), bench.backends[0].run
+
+        def hold(slot: Slot, rows: int) -> None:
+            holds.wait()
+            run_(slot, rows)
+
+        bench.backends[0].run = hold  # type: ignore[method-assign]
+        assert bench.device.state(bench.lanes[0]).free_ns == 0
+        hour_ns = 3_600_000_000_000
+        running = bench.submit(0, expected_ns=hour_ns)
+        while bench.device._running is None:
+            await asyncio.sleep(0.001)
+        bench.submit(1, expected_ns=hour_ns)
+        own, others = (bench.device.state(lane).free_ns - running.started_ns for lane in bench.lanes)
+        assert own == 2 * hour_ns
+        assert others == hour_ns
+        holds.set()
+        await bench.until_done(2)
+        assert bench.device.state(bench.lanes[0]).free_ns == 0
 
     run(scenario)
 

@@ -32,6 +32,7 @@ GOOD = Manifest(
     answer_rejected=False,
     allow_not_finite=True,
     gather_ms_max=2.5,
+    slo_ms=15.5,
 )
 
 
@@ -41,12 +42,13 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
-    optional = ("answer_rejected", "allow_not_finite", "gather_ms_max", "classes", "buckets")
+    optional = ("answer_rejected", "allow_not_finite", "gather_ms_max", "slo_ms", "classes", "buckets")
     lines = [line for line in GOOD.to_toml().split("\n") if not line.startswith(optional)]
     (tmp_path / MANIFEST).write_text("\n".join(lines), encoding="utf-8")
     manifest = read_manifest(tmp_path)
     assert manifest.answer_rejected
     assert not manifest.allow_not_finite
+    assert manifest.slo_ms is None
     assert (manifest.gather_ms_max, manifest.classes, manifest.buckets) == (0.0, (), (1, 2, 3, 4, 6, 8))
 
 
@@ -76,6 +78,8 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ({"files": {"model.onnx": "0" * 64, "": "0" * 64}}, "plain path"),
         ({"gather_ms_max": -1.0}, "gather_ms_max"),
         ({"gather_ms_max": float("nan")}, "gather_ms_max"),
+        ({"slo_ms": 0.0}, "slo_ms"),
+        ({"slo_ms": float("inf")}, "slo_ms"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: str) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.infer import DeviceState
-from pipeline.window import Plan, WorkConserving
+from pipeline.window import Plan, Reason, WorkConserving
+from pipeline.window.ordered import Columns
 
 ROWS_MAX = 8
 IDLE, BUSY = DeviceState(idle=True, free_slots=2), DeviceState(idle=False, free_slots=2)
@@ -23,33 +24,45 @@ class View:
     rows: int = 0
     oldest_ns: int | None = None
     next_deadline_ns: int | None = None
+    columns: Columns | None = None
 
 
 def view(rows: int, deadline_ns: int | None = None) -> View:
     return View(rows, 100 if rows else None, deadline_ns)
 
 
+def run(rows: int, reason: str) -> Plan:
+    return Plan(run_rows=rows, reason=Reason(reason))
+
+
+def wait(until_ns: int, reason: str) -> Plan:
+    return Plan(wake_at_ns=until_ns, reason=Reason(reason))
+
+
+LATE = Plan(expire_ns=100, reason=Reason.LATE)
+
+
 @pytest.mark.parametrize(
     ("gather_ns", "waiting", "device", "now_ns", "plan"),
     [
         pytest.param(0, view(0), IDLE, 100, Plan(), id="nothing waits"),
-        pytest.param(0, view(1), IDLE, 100, Plan(run_rows=1), id="an idle device runs what there is at once"),
-        pytest.param(0, view(99), IDLE, 100, Plan(run_rows=8), id="at most a batch"),
+        pytest.param(0, view(1), IDLE, 100, run(1, "idle"), id="an idle device runs what there is at once"),
+        pytest.param(0, view(99), IDLE, 100, run(8, "full"), id="at most a batch"),
         pytest.param(0, view(7), BUSY, 900, Plan(), id="a busy one waits until a batch is full"),
-        pytest.param(0, view(8), BUSY, 100, Plan(run_rows=8), id="a full batch is filled meanwhile"),
+        pytest.param(0, view(8), BUSY, 100, run(8, "full"), id="a full batch is filled meanwhile"),
         pytest.param(0, view(99), FULL_UP, 100, Plan(), id="no slot, no batch"),
         pytest.param(0, view(99), ENCODING, 900, Plan(), id="idle, but every slot is being read"),
-        pytest.param(50, view(1), IDLE, 149, Plan(wake_at_ns=150), id="gathers until the oldest is of age"),
-        pytest.param(50, view(1), IDLE, 150, Plan(run_rows=1), id="of age"),
-        pytest.param(50, view(8), IDLE, 100, Plan(run_rows=8), id="full before it is of age"),
+        pytest.param(50, view(1), IDLE, 149, wait(150, "gathering"), id="gathers until the oldest is of age"),
+        pytest.param(50, view(1), IDLE, 150, run(1, "gathered"), id="of age"),
+        pytest.param(50, view(8), IDLE, 100, run(8, "full"), id="full before it is of age"),
         pytest.param(50, view(1), BUSY, 100, Plan(), id="the end of what runs wakes, not the age"),
-        pytest.param(0, view(1, 90), IDLE, 100, Plan(expire=True), id="what is late goes before anything runs"),
-        pytest.param(0, view(1, 100), FULL_UP, 100, Plan(expire=True), id="late at the deadline, slot or not"),
-        pytest.param(0, view(1, 101), IDLE, 100, Plan(run_rows=1), id="in time"),
-        pytest.param(0, view(1, 130), BUSY, 100, Plan(wake_at_ns=130), id="a deadline wakes"),
-        pytest.param(0, view(99, 130), FULL_UP, 100, Plan(wake_at_ns=130), id="also without a slot"),
-        pytest.param(50, view(1, 130), IDLE, 100, Plan(wake_at_ns=130), id="the deadline comes first"),
-        pytest.param(50, view(1, 170), IDLE, 100, Plan(wake_at_ns=150), id="the age comes first"),
+        pytest.param(0, view(1, 90), IDLE, 100, LATE, id="what is late goes before anything runs"),
+        pytest.param(0, view(1, 100), FULL_UP, 100, LATE, id="late at the deadline, slot or not"),
+        pytest.param(0, view(1, 101), IDLE, 100, run(1, "idle"), id="in time"),
+        pytest.param(0, view(1, 130), BUSY, 100, wait(130, "nothing"), id="a deadline wakes"),
+        pytest.param(0, view(99, 130), FULL_UP, 100, wait(130, "nothing"), id="also without a slot"),
+        pytest.param(50, view(1, 130), IDLE, 100, wait(130, "gathering"), id="the deadline comes first"),
+        pytest.param(50, view(1, 170), IDLE, 100, wait(150, "gathering"), id="the age comes first"),
     ],
 )
 def test_plans(gather_ns: int, waiting: View, device: DeviceState, now_ns: int, plan: Plan) -> None:
@@ -75,11 +88,12 @@ def test_every_plan_can_be_obeyed_and_goes_on(
     plan = WorkConserving(ROWS_MAX, gather_ns).plan(waiting, device, now_ns)
     assert 0 <= plan.run_rows <= min(rows, ROWS_MAX)
     assert device.free_slots or not plan.run_rows
-    assert plan.expire == (deadline_ns is not None and deadline_ns <= now_ns)
-    assert (plan.run_rows > 0) + plan.expire + (plan.wake_at_ns is not None) <= 1
+    late = deadline_ns is not None and deadline_ns <= now_ns
+    assert plan.expire_ns == (now_ns if late else None)
+    assert (plan.run_rows > 0) + late + (plan.wake_at_ns is not None) <= 1
     if plan.wake_at_ns is not None:
         assert plan.wake_at_ns > now_ns, "asked again at once it would spin"
         assert deadline_ns is None or plan.wake_at_ns <= deadline_ns
-    if device.idle and device.free_slots and not plan.run_rows and not plan.expire:
+    if device.idle and device.free_slots and not plan.run_rows and not late:
         assert gather_ns > age_ns and plan.wake_at_ns is not None, "nothing else would wake an idle device"
         assert plan.wake_at_ns <= oldest_ns + gather_ns

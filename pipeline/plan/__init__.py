@@ -1,0 +1,18 @@
+"""How much a model can take: its window on a virtual device, beside the policies of others."""
+
+from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, EarlyDrop, Policy, StockTake
+from pipeline.plan.simulate import Outcome, Planned, peak_rate, simulate
+
+__all__ = [
+    "Adaptive",
+    "DelayedQueue",
+    "Device",
+    "Eager",
+    "EarlyDrop",
+    "Outcome",
+    "Planned",
+    "Policy",
+    "StockTake",
+    "peak_rate",
+    "simulate",
+]

@@ -1,0 +1,174 @@
+"""Waiting requests in the order of their urgency: columns, never an object per request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.admit import Admitted
+from pipeline.infer.batch import Run
+
+__all__ = ["NEVER_NS", "Asked", "Columns", "IntArray", "Late", "Ordered"]
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Late = tuple[Admitted, list[int]]
+"""Requests of one `Admitted` that are expired."""
+
+NEVER_NS = int(np.iinfo(np.int64).max)
+
+_ORDER, _DUE, _DEADLINE, _KEY, _PLACE, _ROWS = range(6)
+_BITS = 32  # of a place for the request's number, those above for its arrival: places ascend as requests came
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """What requests of one `Admitted` ask for, (requests,) each; moments are monotonic ns.
+
+    ``order_ns``: smaller goes first. ``due_ns``: by then it had better be answered. ``deadline_ns``: after it the
+    answer is worth nothing, `NEVER_NS` where there is none. ``keys``: a hash of the key, 0 where there is none.
+    """
+
+    order_ns: IntArray
+    due_ns: IntArray
+    deadline_ns: IntArray
+    keys: IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Columns:
+    """What waits, most urgent first, as a planner sees it: (requests,) each."""
+
+    due_ns: IntArray
+    deadline_ns: IntArray
+    rows: IntArray
+
+
+class Ordered:
+    """Requests by ``order_ns``, those of a key as they came.
+
+    A request is as urgent as the most urgent of its key behind it (priority inheritance), so that a later one of a key
+    neither overtakes an earlier one nor waits because of it: with due dates so changed, earliest due first is optimal
+    for jobs that must follow one another (Lawler 1973).
+    """
+
+    def __init__(self) -> None:
+        self._matrix: IntArray = np.empty((6, 0), np.int64)
+        self._sources: dict[int, Admitted] = {}  # by arrival; requests of each are somewhere in the matrix
+        self._left: dict[int, int] = {}  # how many
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return int(self._matrix.shape[1])
+
+    @property
+    def oldest_ns(self) -> int:
+        """Arrival of the first request that waits."""
+        return next(iter(self._sources.values())).chunk.polled_ns
+
+    @property
+    def next_deadline_ns(self) -> int | None:
+        """The earliest deadline."""
+        earliest_ns = int(self._matrix[_DEADLINE].min(initial=NEVER_NS))
+        return None if earliest_ns == NEVER_NS else earliest_ns
+
+    @property
+    def order_ns(self) -> int:
+        """Of the first."""
+        return int(self._matrix[_ORDER, 0])
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self._matrix[_DUE], self._matrix[_DEADLINE], self._matrix[_ROWS])
+
+    def add(self, admitted: Admitted, asked: Asked, lo: int, hi: int) -> None:
+        """Requests ``lo..hi`` arrive; ``asked`` is of all of the admitted."""
+        part = slice(lo, hi)
+        places = (self._arrivals << _BITS) + np.arange(lo, hi)
+        rows = np.diff(admitted.row_start[lo : hi + 1])
+        columns = (asked.order_ns[part], asked.due_ns[part], asked.deadline_ns[part], asked.keys[part], places, rows)
+        came = np.stack(columns)
+        self._sources[self._arrivals] = admitted
+        self._left[self._arrivals] = hi - lo
+        self._arrivals += 1
+        order = came[_ORDER]
+        behind = not len(self) or self._matrix[_ORDER, -1] <= order[0]
+        self._matrix = np.concatenate([self._matrix, came], axis=1)
+        if not (behind and (order[1:] >= order[:-1]).all()):
+            _inherit(self._matrix)
+            # Last key first: by order, and as they came where that is the same.
+            self._matrix = self._matrix[:, np.lexsort((self._matrix[_PLACE], self._matrix[_ORDER]))]
+
+    def rows_of_first(self) -> int:
+        return int(self._matrix[_ROWS, 0])
+
+    def take(self, space: int) -> tuple[list[Run], int]:
+        """Take out the first requests, as many as fit whole into ``space`` rows, and say their earliest deadline.
+
+        Within a batch all are answered together: as they came they make the longest runs, and keys stay in order.
+        """
+        count = int(np.searchsorted(np.cumsum(self._matrix[_ROWS]), space, side="right"))
+        deadline_ns = int(self._matrix[_DEADLINE, :count].min(initial=NEVER_NS))
+        places = np.sort(self._matrix[_PLACE, :count])
+        self._matrix = self._matrix[:, count:]
+        return [Run(self._leave(source, hi - lo), lo, hi, 0) for source, lo, hi in _stretches(places)], deadline_ns
+
+    def take_first(self) -> tuple[Admitted, int]:
+        """Take out the first request, for pieces."""
+        place = int(self._matrix[_PLACE, 0])
+        self._matrix = self._matrix[:, 1:]
+        return self._leave(place >> _BITS, 1), place & ((1 << _BITS) - 1)
+
+    def expire(self, by_ns: int, row_ns: float) -> tuple[list[Late], int]:
+        """Take out requests whose deadline less ``row_ns`` a row is not after ``by_ns``; also say how many rows."""
+        late = hopeless(self.columns, by_ns, row_ns)
+        places, rows = np.sort(self._matrix[_PLACE, late]), int(self._matrix[_ROWS, late].sum())
+        self._matrix = self._matrix[:, ~late]
+        gone: dict[int, list[int]] = {}
+        for source, lo, hi in _stretches(places):
+            gone.setdefault(source, []).extend(range(lo, hi))
+        return [(self._leave(source, len(requests)), requests) for source, requests in gone.items()], rows
+
+    def _leave(self, source: int, count: int) -> Admitted:
+        admitted = self._sources[source]
+        self._left[source] -= count
+        if not self._left[source]:
+            del self._sources[source], self._left[source]
+        return admitted
+
+
+def hopeless(columns: Columns, by_ns: int, row_ns: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which requests have a deadline that, less ``row_ns`` for each of their rows, is not after ``by_ns``."""
+    if not row_ns:
+        return columns.deadline_ns <= by_ns
+    return columns.deadline_ns - (columns.rows * row_ns).astype(np.int64) <= by_ns
+
+
+def _stretches(places: Sequence[int] | IntArray) -> Iterator[tuple[int, int, int]]:
+    """Ascending places as arrivals and ``lo..hi`` of their requests."""
+    places = np.asarray(places, np.int64)
+    if not places.size:
+        return
+    ends = [*(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), places.size]
+    mask = (1 << _BITS) - 1
+    begin = 0
+    for end in ends:
+        first = int(places[begin])
+        yield first >> _BITS, first & mask, (first & mask) + end - begin
+        begin = end
+
+
+def _inherit(matrix: IntArray) -> None:
+    """Each request becomes as urgent as the most urgent of its key that came at the same time or later."""
+    keyed = np.flatnonzero(matrix[_KEY])
+    if keyed.size < 2:
+        return
+    # By key, the last first; then a running minimum that begins anew with each key, for which each key's orders are
+    # moved below all those of the key before. Orders lie within hours of each other: this fits 64 bits by far.
+    keyed = keyed[np.lexsort((-matrix[_PLACE, keyed], matrix[_KEY, keyed]))]
+    group = np.cumsum(np.diff(matrix[_KEY, keyed], prepend=matrix[_KEY, keyed[0]]) != 0)
+    order = matrix[_ORDER, keyed]
+    shift = group * (int(order.max()) - int(order.min()) + 1)
+    matrix[_ORDER, keyed] = np.minimum.accumulate(order - shift) + shift

@@ -1,0 +1,93 @@
+"""What waits and who decides: everything of a window but the event loop, so that it also runs on a virtual clock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.admit import Admitted
+from pipeline.infer.batch import Batch
+from pipeline.infer.device import DeviceState
+from pipeline.window.ordered import Asked, Late
+from pipeline.window.planner import Plan, Planner, Reason
+from pipeline.window.slo import DeadlineFirst
+from pipeline.window.waiting import Waiting
+
+if TYPE_CHECKING:
+    from pipeline.window.record import Recording
+
+__all__ = ["Decision", "Scheduler"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """A plan, and what it takes out of what waits: a batch, expired requests, or nothing yet."""
+
+    plan: Plan
+    batch: Batch | None = None
+    late: Sequence[Late] = ()
+
+
+class Scheduler:
+    """What waits of one version, obeying its planner. The same calls with the same moments make the same batches.
+
+    ``recording``, where there is one, is told of every call and what came of it.
+    """
+
+    def __init__(self, planner: Planner, rows_max: int, recording: Recording | None = None) -> None:
+        self.waiting = Waiting(rows_max)
+        self._planner = planner
+        self._learning = planner if isinstance(planner, DeadlineFirst) else None
+        self._rows_max = rows_max
+        self._recording = recording
+
+    def add(self, admitted: Admitted, asked: Asked | None, now_ns: int) -> None:
+        """Requests arrive."""
+        self.waiting.add(admitted, asked)
+        if self._learning is not None and self._learning.slo_ns is not None:
+            self._learning.rate.add(admitted.rows, now_ns)
+        if self._recording is not None:
+            self._recording.added(admitted, asked, now_ns)
+
+    def next(self, state: DeviceState, now_ns: int, *, last: bool = False) -> Decision:
+        """What to do now; ask again until it is nothing. ``last``: nothing more comes, and another version waits."""
+        plan = self._planner.plan(self.waiting, state, now_ns)
+        if last and plan.expire_ns is None and state.free_slots and self.waiting.rows:
+            plan = Plan(run_rows=min(self.waiting.rows, self._rows_max), reason=Reason.HAND_OVER)
+        decision = self._obey(plan, state, now_ns)
+        if self._recording is not None:
+            self._recording.decided(decision, state, now_ns, last=last)
+        return decision
+
+    def _obey(self, plan: Plan, state: DeviceState, now_ns: int) -> Decision:
+        if plan.expire_ns is not None:
+            return Decision(plan, late=self.waiting.expire(plan.expire_ns, plan.expire_row_ns))
+        if not plan.run_rows:
+            return Decision(plan)
+        due_ns = self.waiting.due_ns
+        batch = self.waiting.take(plan.run_rows, now_ns)
+        batch.due_ns = due_ns
+        # Nobody plans by it while no model has deadlines.
+        foreseen = batch.deadline_ns is not None or state.load > 0
+        if foreseen and self._learning is not None and self._learning.cost.known:
+            batch.expected_ns = round(self._learning.cost.run_ns(batch.rows))
+        return Decision(plan, batch)
+
+    def ran(self, rows: int, run_ns: int) -> None:
+        """A batch has run for so long."""
+        if self._learning is not None:
+            self._learning.cost.ran(rows, run_ns)
+        if self._recording is not None:
+            self._recording.ran(rows, run_ns)
+
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
+        """So long after its end a batch's answers are with the broker; ``late``: after a deadline of one of them."""
+        if self._learning is not None:
+            self._learning.cost.acked(rows, run_ns, tail_ns, now_ns, late=late)
+        if self._recording is not None:
+            self._recording.acked(rows, run_ns, tail_ns, now_ns, late=late)
+
+    def load(self, now_ns: int) -> float:
+        """What is offered, as a share of what can be served within the SLO; 0 without one."""
+        return 0.0 if self._learning is None else self._learning.load(now_ns)
