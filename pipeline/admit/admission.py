@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.admit.headers import HeaderReader, RequestHeaders
+from pipeline.admit.sequences import by_length
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk, RawHeaders
@@ -43,6 +44,7 @@ class Admitted:
     uniform: RequestHeaders | None  # one reading that holds for every request, else
     each: Sequence[RequestHeaders]  # one per request
     deadlines_ms: IntArray | None  # (requests,), Unix, NO_DEADLINE_MS where none; None where no request has one
+    length: int | None = None  # what the rows' sequences are padded to; None where the model has none
 
     def __len__(self) -> int:
         return len(self.row_start) - 1
@@ -76,9 +78,10 @@ class Admission:
         self._read = HeaderReader(request_limits, self._model).read
         self._reject = reject
         self._clock = clock
+        self._sequences = (model.manifest.sequences, model.manifest.lengths)
 
     def __call__(self, chunk: Chunk) -> list[Admitted]:
-        """The chunk's good requests, one `Admitted` per content type it holds."""
+        """The chunk's good requests, one `Admitted` per content type, and length of sequences, that it holds."""
         bad: list[tuple[int, BadRequest]] = []
         headers = chunk.headers()
         admitted = self._uniform(chunk, headers, bad) if headers.count(headers[0]) == len(headers) else None
@@ -86,6 +89,8 @@ class Admission:
             admitted = self._mixed(chunk, headers, bad)
         if bad:
             self._reject(chunk, bad)
+        if self._sequences[0]:
+            return [part for each in admitted for part in by_length(each, *self._sequences)]
         return admitted
 
     def _uniform(

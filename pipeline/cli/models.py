@@ -50,6 +50,13 @@ def add(
     classes: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Names of the classes, in the order of the output.")
     ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Inputs of sequences, zeros behind their ends.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="16,32,...", help="What sequences are padded to; the last is the most."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a model into a repository, checked, in one step: a running worker sees all of it or nothing.
@@ -59,9 +66,24 @@ def add(
     from pipeline.cli.output import emit
     from pipeline.models import add_model
 
-    names = None if classes is None else classes.split(",")
-    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names)
+    model = add_model(
+        models,
+        source,
+        name=name,
+        version=version,
+        rows_max=rows_max,
+        classes=None if classes is None else classes.split(","),
+        sequences=None if sequences is None else sequences.split(","),
+        lengths=None if lengths is None else _lengths(lengths),
+    )
     emit(model.to_dict(), as_json, table=_table([model]))
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(length) for length in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--lengths {text}: give numbers, such as 16,32,64") from error
 
 
 @app.command()

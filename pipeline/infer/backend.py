@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,15 +19,26 @@ __all__ = ["Backend", "Slot", "bucket_of"]
 class Slot:
     """Buffers of one batch, owned by one batch at a time.
 
-    Each array has shape ``(rows_max, *tensor.shape)`` and is C-contiguous. Rows are written into ``inputs`` once,
-    in place; rows past those of the batch are the backend's to fill. ``outputs[name][0:rows]`` holds the batch's
-    answer from the return of `Backend.wait` until the slot is run again. A backend keeps the addresses of these
-    arrays: write into them, never replace them.
+    Each array has shape ``(rows_max, *tensor.shape)`` and is C-contiguous. Rows are written into ``inputs`` once, in
+    place, as `input` lays them out; rows past those of the batch are the backend's to fill. ``outputs[name][0:rows]``
+    holds the batch's answer from the return of `Backend.wait` until the slot is run again. A backend keeps the
+    addresses of these arrays: write into them, never replace them.
     """
 
     index: int
     inputs: dict[str, np.ndarray[Any, Any]]
     outputs: dict[str, np.ndarray[Any, Any]]
+    _: KW_ONLY
+    sequences: frozenset[str] = frozenset()  # inputs that a batch's `length` shortens
+    length: int | None = None  # of the batch's sequences, padded; None where the model has none
+
+    def input(self, name: str) -> np.ndarray[Any, Any]:
+        """The input's rows as this batch has them: of a sequence, those of ``length`` from the buffer's start on."""
+        buffer = self.inputs[name]
+        if self.length is None or name not in self.sequences:
+            return buffer
+        shape = (len(buffer), self.length, *buffer.shape[2:])
+        return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 class Backend(Protocol):

@@ -135,6 +135,8 @@ def add_model(
     version: str | None = None,
     rows_max: int | None = None,
     classes: Sequence[str] | None = None,
+    sequences: Sequence[str] | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Model:
     """Copy a model into the repository ``directory`` (made where missing) and return it, verified.
 
@@ -143,7 +145,9 @@ def add_model(
     given replaces what the manifest says. A reader sees the whole model or nothing, also after a crash. Raises
     `ModelError`: refused content, an existing version, a file that cannot be read or written.
     """
-    given: dict[str, Any] = {"name": name, "version": version, "classes": None if classes is None else tuple(classes)}
+    given: dict[str, Any] = {"name": name, "version": version}
+    for key, several in (("classes", classes), ("sequences", sequences), ("lengths", lengths)):
+        given[key] = None if several is None else tuple(several)
     if rows_max is not None:
         given |= {"rows_max": rows_max, "buckets": default_buckets(min(max(rows_max, 1), 1 << 30))}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -174,7 +178,11 @@ def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
     manifest: dict[str, Any] = {
         "backend": "onnxruntime",
         "file": source.name,
-        "signature": onnx.signature_of(onnx.open_bare(source, data, contents), source),
+        "signature": onnx.signature_of(
+            onnx.open_bare(source, data, contents),
+            source,
+            dict.fromkeys(changes.get("sequences", ()), max(changes.get("lengths", ()), default=0)),
+        ),
         "rows_max": ROWS_MAX_DEFAULT,
         "buckets": default_buckets(ROWS_MAX_DEFAULT),
         "classes": (),

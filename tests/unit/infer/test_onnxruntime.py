@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import pipeline.load
 from pipeline.core.errors import BackendError
 from pipeline.infer import backends
 from pipeline.infer.backend import Backend, bucket_of
 from pipeline.infer.backends import backend_for, onnxruntime
+from pipeline.models import load_repository
 from tests.contract.backend_suite import BackendSuite
 
 
@@ -22,6 +25,30 @@ class TestOnnxRuntime(BackendSuite):
 
     def test_two_backends_share_nothing(self) -> None:
         assert backend_for("onnxruntime") is not backend_for("onnxruntime")
+
+
+def test_a_row_is_answered_alike_at_whatever_length_its_batch_is_padded_to() -> None:
+    (model,) = [
+        each for each in load_repository(Path(pipeline.load.__file__).parent / "models") if each.name == "encoder"
+    ]
+    manifest, rng = model.manifest, np.random.default_rng(3)
+    tokens = np.zeros((5, manifest.lengths[0]), np.int64)
+    for row in tokens:
+        row[: rng.integers(1, len(row))] = rng.integers(1, 256)
+    backend = backend_for("onnxruntime")
+    backend.load(model)
+    (slot,) = backend.slots(1)
+    backend.warm()
+    answers = []
+    for length in manifest.lengths:
+        slot.inputs["tokens"][:] = 255  # as a longer batch left it
+        slot.length = length
+        slot.input("tokens")[: len(tokens)] = np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+        backend.run(slot, len(tokens))
+        answers.append(slot.outputs["probabilities"][: len(tokens)].copy())
+    backend.close()
+    assert len(answers) == 5 and np.ptp(answers[0], axis=0).max() > 0.01
+    assert all(np.allclose(answers[0], answer, atol=1e-5) for answer in answers)
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones() -> None:
