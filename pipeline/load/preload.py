@@ -58,7 +58,9 @@ def main() -> int:
     parser.add_argument("--partitions", type=int, default=4)
     arguments = parser.parse_args()
     (model,) = [m for m in load_repository(arguments.repository) if m.name == arguments.model]
-    values = request_values(model.signature, arguments.content_type, arguments.rows, arguments.distinct)
+    sequences = model.manifest.sequences
+    shape = (arguments.rows, arguments.distinct)
+    values = request_values(model.signature, arguments.content_type, *shape, sequences=sequences)
     preload(arguments.broker, arguments.topic, values, arguments.count, arguments.partitions, arguments.content_type)
     return 0
 

@@ -25,7 +25,7 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW, RAW
 
-__all__ = ["ArrowWork", "RawWork", "arrow_throughput", "checker", "raw_throughput"]
+__all__ = ["ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
 
 WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
@@ -70,7 +70,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
     def contestant(name: str, module: str, arguments: Callable[[Lane], list[str]], messages: int) -> Contestant:
         def run(number: int) -> Figures:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
-                answers, cpu_s = _answer(lane, module, arguments(lane), messages, RAW, rows=1, distinct=4096)
+                answers, cpu_s = answer(lane, module, arguments(lane), messages, RAW, rows=1, distinct=4096)
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")
@@ -104,7 +104,7 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
 
     def sluice(number: int) -> Figures:
         with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
-            answers, cpu_s = _answer(
+            answers, cpu_s = answer(
                 lane, "pipeline.cli", lane.serve_arguments(), work.requests, ARROW, work.rows, distinct
             )
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
@@ -112,7 +112,7 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)
 
 
-def _answer(
+def answer(
     lane: Lane, module: str, arguments: list[str], count: int, content_type: str, rows: int, distinct: int
 ) -> tuple[Readback, float]:
     """Preload, run the contestant until all is answered, stop it, check every answer; also the CPU seconds of one."""
@@ -128,7 +128,7 @@ def _answer(
 def checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
     """Says whether a value is what the model, called here, answers to that request."""
     codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file, *read_content(model))
-    columns = random_columns(signature.inputs, rows * distinct)
+    columns = random_columns(signature.inputs, rows * distinct, sequences=model.manifest.sequences)
     names = [tensor.name for tensor in signature.outputs]
 
     def right(index: int, value: bytes) -> bool:
