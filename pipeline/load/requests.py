@@ -14,6 +14,7 @@ __all__ = ["SEED", "key_of", "random_columns", "request_values"]
 
 SEED = 20  # of every bench: producer, bare loop and verifier draw the same rows
 KEYS = 1000
+IDS = 100  # of tokens, 0 aside
 MEDIAN, SKEW = 0.15, 0.8  # of a sequence, as a share of the longest: half are below 0.15, one in a hundred is cut off
 
 
@@ -22,7 +23,7 @@ def random_columns(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """``rows`` rows of every input: uniform in [0, 1) for floats, 0 or 1 for the rest.
 
-    Those named in ``sequences`` are of a skewed length, as texts are, and not zero before their end.
+    Those named in ``sequences`` are of a skewed length, as texts are, and of small whole numbers.
     """
     random = np.random.default_rng(seed)
     columns = {}
@@ -35,9 +36,9 @@ def random_columns(
         most = columns[sequences[0]].shape[1]
         used = (most * MEDIAN * random.lognormal(0, SKEW, rows)).clip(1, most).astype(np.int64)
         for name in sequences:
-            column = columns[name]
-            column += column == 0
-            column[np.arange(most) >= used[:, np.newaxis]] = 0
+            ids = random.integers(1, IDS, columns[name].shape).astype(columns[name].dtype)
+            within = (np.arange(most) < used[:, np.newaxis]).reshape(rows, most, *[1] * (ids.ndim - 2))
+            columns[name] = ids * within
     return columns
 
 

@@ -1,4 +1,4 @@
-"""What padding costs: texts of skewed lengths through one model, each padded to its batch's length or to the longest."""
+"""What padding costs: texts of skewed lengths, each padded to its batch's length or to the longest."""
 
 from __future__ import annotations
 
