@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,7 +28,7 @@ from pipeline.models import Model
 from pipeline.observe import Observer
 from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
 from pipeline.swap import Swaps
-from pipeline.window import Parts, Recording, Window
+from pipeline.window import Parts, Recording, Scheduler, Window
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
@@ -146,15 +146,20 @@ class Flow(Service):
         window = Window(
             lane,
             self.device,
-            parts.planner(),
+            {length: self._scheduler(parts, length) for length in manifest.lengths or (None,)},
             rows_max=settings.limits.waiting_batches_max * manifest.rows_max,
             attempts_max=settings.limits.compute_attempts_max,
             expire=partial(self.publisher.expire, model),
             told=partial(self.observer.left, model.name),
-            recording=None if self._decisions is None else Recording(self._decisions.write, parts),
             clock=self._clock,
         )
         return Version(lane, admit, window, before)
+
+    def _scheduler(self, parts: Parts, length: int | None) -> Scheduler:
+        if length is not None:
+            parts = replace(parts, model=f"{parts.model}, sequences up to {length}")
+        recording = None if self._decisions is None else Recording(self._decisions.write, parts)
+        return Scheduler(parts.planner(), parts.rows_max, recording)
 
     async def serve(self, name: str, chunk: Chunk) -> None:
         """Requests of a model arrive, for the version that serves now; returns when there is room for more."""

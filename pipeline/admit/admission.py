@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.admit.duplicates import Duplicates
 from pipeline.admit.headers import HeaderReader, RequestHeaders
+from pipeline.admit.sequences import by_length
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk, RawHeaders
@@ -50,6 +51,7 @@ class Admitted:
     uniform: RequestHeaders | None  # one reading that holds for every request, else
     each: Sequence[RequestHeaders]  # one per request
     deadlines_ms: IntArray | None  # (requests,), Unix, NO_DEADLINE_MS where none; None where no request has one
+    length: int | None = None  # what the rows' sequences are padded to; None where the model has none
 
     def __len__(self) -> int:
         return len(self.row_start) - 1
@@ -91,9 +93,10 @@ class Admission:
         self._slo_ms = model.manifest.slo_ms
         self._pass_over = pass_over
         self._clock = clock
+        self._sequences = (model.manifest.sequences, model.manifest.lengths)
 
     def __call__(self, chunk: Chunk) -> list[Admitted]:
-        """The chunk's good requests, one `Admitted` per content type it holds, or per request where they are large."""
+        """The chunk's good requests: one `Admitted` per content type and length of sequences, or per large request."""
         bad: list[tuple[int, BadRequest]] = []
         headers = chunk.headers()
         admitted = self._uniform(chunk, headers, bad) if headers.count(headers[0]) == len(headers) else None
@@ -101,6 +104,8 @@ class Admission:
             admitted = self._mixed(chunk, headers, bad)
         if bad:
             self._reject(chunk, bad)
+        if self._sequences[0]:
+            return [part for each in admitted for part in by_length(each, *self._sequences)]
         return admitted
 
     def _uniform(

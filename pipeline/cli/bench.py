@@ -154,6 +154,30 @@ def tracing(
 
 
 @app.command()
+def sequences(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 30_000,
+    as_json: Json = False,
+) -> None:
+    """Texts of skewed lengths a second: each padded to about the length of those in its batch, or to the longest.
+
+    One-row raw requests of up to 128 tokens for an encoder whose work is in proportion to them.
+
+    For instance: sluice bench sequences --repeats 5 --json
+    """
+    from pipeline.load.sequences import SequenceWork, sequence_throughput
+
+    model = _model(_ours("models"), "encoder")
+    with _ground(broker, repeats * 2) as (bootstrap, folder, tell):
+        rounds = sequence_throughput(SequenceWork(model, bootstrap, folder, messages, repeats=repeats), tell)
+    ratios = {"packed / padded": rounds.ratio("packed", "padded", "messages_per_s")}
+    table = _table(rounds, {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f"})
+    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".2f")]
+    _emit("sequences", rounds, {"model": model.label, "ratios": _dicts(ratios)}, lines, as_json)
+
+
+@app.command()
 def latency(
     broker: Broker = None,
     repeats: Repeats = 3,

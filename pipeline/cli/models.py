@@ -57,6 +57,13 @@ def add(
     backend: Annotated[
         str | None, typer.Option(help="Runtime that serves it; the manifest's or what suits the file if not given.")
     ] = None,
+    sequences: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Inputs of sequences, zeros behind their ends.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="16,32,...", help="What sequences are padded to; the last is the most."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy a model into a repository, checked, in one step: a running worker sees all of it or nothing.
@@ -70,8 +77,25 @@ def add(
     if backend is not None:
         check_name(backend)
     names = None if classes is None else classes.split(",")
-    model = add_model(models, source, name=name, version=version, rows_max=rows_max, classes=names, backend=backend)
+    model = add_model(
+        models,
+        source,
+        name=name,
+        version=version,
+        rows_max=rows_max,
+        classes=names,
+        backend=backend,
+        sequences=None if sequences is None else sequences.split(","),
+        lengths=None if lengths is None else _lengths(lengths),
+    )
     emit(model.to_dict(), as_json, table=_table([model]))
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(length) for length in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"--lengths {text}: give numbers, such as 16,32,64") from error
 
 
 @app.command("import")

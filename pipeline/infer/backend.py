@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -18,15 +19,26 @@ __all__ = ["Backend", "Slot", "bucket_of", "pad", "slot_of"]
 class Slot:
     """Buffers of one batch, owned by one batch at a time.
 
-    Each array has shape ``(rows_max, *tensor.shape)`` and is C-contiguous. Rows are written into ``inputs`` once,
-    in place; rows past those of the batch are the backend's to fill. ``outputs[name][0:rows]`` holds the batch's
-    answer from the return of `Backend.wait` until the slot is run again. A backend keeps the addresses of these
-    arrays: write into them, never replace them.
+    Each array has shape ``(rows_max, *tensor.shape)`` and is C-contiguous. Rows are written into ``inputs`` once, in
+    place, as `input` lays them out; rows past those of the batch are the backend's to fill. ``outputs[name][0:rows]``
+    holds the batch's answer from the return of `Backend.wait` until the slot is run again. A backend keeps the
+    addresses of these arrays: write into them, never replace them.
     """
 
     index: int
     inputs: dict[str, np.ndarray[Any, Any]]
     outputs: dict[str, np.ndarray[Any, Any]]
+    _: KW_ONLY
+    sequences: frozenset[str] = frozenset()  # inputs that a batch's `length` shortens
+    length: int | None = None  # of the batch's sequences, padded; None where the model has none
+
+    def input(self, name: str) -> np.ndarray[Any, Any]:
+        """The input's rows as this batch has them: of a sequence, those of ``length`` from the buffer's start on."""
+        buffer = self.inputs[name]
+        if self.length is None or name not in self.sequences:
+            return buffer
+        shape = (len(buffer), self.length, *buffer.shape[2:])
+        return buffer.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 class Backend(Protocol):
@@ -82,11 +94,12 @@ def bucket_of(rows: int, buckets: Sequence[int]) -> int:
 def slot_of(model: Model, index: int) -> Slot:
     """A slot in ordinary memory, all zero."""
     sides, rows_max = (model.signature.inputs, model.signature.outputs), model.manifest.rows_max
-    return Slot(index, *({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in sides))
+    buffers = ({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in sides)
+    return Slot(index, *buffers, sequences=frozenset(model.manifest.sequences))
 
 
 def pad(slot: Slot, rows: int, bucket: int) -> None:
     """Zeros behind the batch, not what an older one left: the same rows cost and answer alike, whatever ran before."""
     if rows < bucket:
-        for buffer in slot.inputs.values():
-            buffer[rows:bucket] = 0
+        for name in slot.inputs:
+            slot.input(name)[rows:bucket] = 0

@@ -91,6 +91,7 @@ class Batch:
     slot: Slot | None = None
     error: SluiceError | None = None
     attempts: int = 1  # runs of just this batch, while its errors may pass
+    length: int | None = None  # of its sequences, padded
     blamed: SluiceError | None = None  # its one request failed; zeros run in its place, see `again`
     due_ns: int = 0  # of several models' batches the one that is due first runs first; what runs again before all
     deadline_ns: int | None = None  # the earliest of its whole requests', where what waited was ordered by urgency
@@ -104,14 +105,16 @@ class Batch:
 
     def fill(self, slot: Slot) -> None:
         """Write the rows into the slot's buffers: the one copy between a request's bytes and the device."""
-        self.slot = slot
-        for name, buffer in slot.inputs.items():
+        self.slot, slot.length = slot, self.length
+        for name in slot.inputs:
+            buffer = slot.input(name)
             if self.blamed is not None:
                 buffer[: self.rows] = 0
                 continue
             for part in self.parts():
                 first, rows = part.first_row, part.rows
-                buffer[part.slot_row : part.slot_row + rows] = part.admitted.columns[name][first : first + rows]
+                column = part.admitted.columns[name][first : first + rows]
+                buffer[part.slot_row : part.slot_row + rows] = column
 
     def again(self, attempts_max: int) -> tuple[Batch, ...]:
         """What runs after this batch has failed.
@@ -148,7 +151,7 @@ class Batch:
         return len(self.pieces) + sum(map(len, self.runs)) == 1
 
     def _of(self, parts: list[Run | Piece]) -> Batch:
-        batch = Batch([], [], 0, self.planned_ns)
+        batch = Batch([], [], 0, self.planned_ns, length=self.length)
         for part in parts:
             batch.add(part)
         return batch

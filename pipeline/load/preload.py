@@ -77,7 +77,8 @@ def main() -> int:
     parser.add_argument("--sampled", type=float, help="share of requests whose traceparent asks to be recorded")
     arguments = parser.parse_args()
     (model,) = [m for m in load_repository(arguments.repository) if m.name == arguments.model]
-    values = request_values(model.signature, arguments.content_type, arguments.rows, arguments.distinct)
+    rows, distinct, sequences = arguments.rows, arguments.distinct, model.manifest.sequences
+    values = request_values(model.signature, arguments.content_type, rows, distinct, sequences=sequences)
     shape = (arguments.count, arguments.partitions, arguments.content_type, arguments.sampled)
     preload(arguments.broker, arguments.topic, values, *shape)
     return 0

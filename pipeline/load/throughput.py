@@ -133,7 +133,7 @@ def answer(
 def checker(model: Model, content_type: str, rows: int, distinct: int) -> Callable[[int, bytes], bool]:
     """Says whether a value is what the model, called here, answers to that request."""
     codec, signature, session = codec_for(content_type), model.signature, open_bare(model.file, *read_content(model))
-    columns = random_columns(signature.inputs, rows * distinct)
+    columns = random_columns(signature.inputs, rows * distinct, sequences=model.manifest.sequences)
     names = [tensor.name for tensor in signature.outputs]
 
     def right(index: int, value: bytes) -> bool:

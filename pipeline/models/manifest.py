@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +21,7 @@ MANIFEST_BYTES_MAX = 1024 * 1024  # 10,000 class names or files are a tenth of t
 ROWS_MAX_DEFAULT = 256  # past it a CPU gains nothing per row, and a batch of 100 us rows still ends within 26 ms
 ROWS_LIMIT = 65_536  # slots are preallocated: a larger batch of the smallest image (3 kB) is 200 MB a slot
 SLO_MS_LIMIT = 3_600_000  # an hour: above that it bounds nothing a client would wait for
+LENGTHS_LIMIT = 64  # each is warmed with each bucket in each slot
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}\Z")
 _BACKEND = re.compile(r"[a-z][a-z0-9_]{0,63}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -34,6 +35,10 @@ class Manifest:
     relative path of every file but the manifest to its sha256. ``gather_ms_max`` is how long a window may wait for
     more rows while the device is free. ``slo_ms``, where there is one, is within what a request is to be
     answered, counted from its Kafka timestamp: the deadline of requests that name none; batches are planned by it.
+
+    A model of sequences names in ``sequences`` its inputs whose rows are sequences along their first axis, zeros behind
+    their ends, and in ``lengths`` what a batch's longest is padded to: ascending, the last one the declared size. The
+    file's axis is free. The others' padding is then computed for nobody.
 
     Raises `ModelError`.
     """
@@ -51,6 +56,8 @@ class Manifest:
     allow_not_finite: bool = False
     gather_ms_max: float = 0.0
     slo_ms: float | None = None
+    sequences: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -68,6 +75,7 @@ class Manifest:
             ),
             (len(set(self.classes)) == len(self.classes), "two classes have the same name"),
             (self.file in self.files, f"file {self.file!r} is not listed in files"),
+            *self._sequence_checks(),
             (0.0 <= self.gather_ms_max <= 60_000.0, f"gather_ms_max {self.gather_ms_max} is not within 0..60000"),
             (
                 self.slo_ms is None or 0.0 < self.slo_ms <= SLO_MS_LIMIT,
@@ -80,6 +88,22 @@ class Manifest:
             _check_relative(path)
             if not _SHA256.match(sha256):
                 raise ModelError(f"model {self.name}: {path}: {sha256!r} is not a sha256 in hexadecimal")
+
+    def _sequence_checks(self) -> Iterator[tuple[bool, str]]:
+        ascends = self.lengths == tuple(sorted({length for length in self.lengths if length > 0}))
+        yield ascends and len(self.lengths) <= LENGTHS_LIMIT, f"lengths {list(self.lengths)} do not ascend"
+        shapes = {tensor.name: tensor.shape for tensor in self.signature.inputs}
+        for name in self.sequences:
+            fits = name in shapes and shapes[name][:1] == self.lengths[-1:] != ()
+            yield fits, f"{name!r} is not an input of sequences of {list(self.lengths[-1:])}"
+        fits = not self.sequences or self.backend.startswith("onnxruntime")
+        yield fits, f"backend {self.backend!r} does not pad sequences to lengths: onnxruntime does"
+        yield bool(self.lengths) == bool(self.sequences), "lengths are of sequences: give both or none"
+
+    @property
+    def longest(self) -> Mapping[str, int]:
+        """Inputs of sequences and their largest size."""
+        return dict.fromkeys(self.sequences, max(self.lengths, default=0))
 
     def to_toml(self) -> str:
         """The text of ``manifest.toml``; `read_manifest` gives the same manifest back."""
@@ -190,6 +214,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         rows_max = _take(rest, "rows_max", int)
         buckets = tuple(_take(rest, "buckets", list, default_buckets(rows_max) if rows_max > 0 else ()))
         classes = tuple(_take(rest, "classes", list, ()))
+        sequences, lengths = (tuple(_take(rest, key, list, ())) for key in ("sequences", "lengths"))
         files = _take(rest, "files", dict)
         texts = {key: _take(rest, key, str) for key in ("name", "version", "backend", "file")}
         switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
@@ -199,8 +224,10 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         raise ModelError(f"{error} is missing") from error
     if rest:
         raise ModelError(f"unknown key {', '.join(sorted(rest))}")
-    if any(type(b) is not int for b in buckets) or not all(isinstance(v, str) for v in (*classes, *files.values())):
-        raise ModelError("buckets are integers, classes and hashes are texts")
+    if any(type(size) is not int for size in (*buckets, *lengths)):
+        raise ModelError("buckets and lengths are integers")
+    if not all(isinstance(text, str) for text in (*classes, *sequences, *files.values())):
+        raise ModelError("classes, sequences and hashes are texts")
     return Manifest(
         **texts,
         signature=signature,
@@ -210,6 +237,8 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         files=files,
         gather_ms_max=gather_ms_max,
         slo_ms=slo_ms,
+        sequences=sequences,
+        lengths=lengths,
         **switches,
     )
 

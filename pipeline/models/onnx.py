@@ -153,40 +153,48 @@ def open_bare(path: Path, data: bytes, external: Mapping[str, bytes]) -> Any:
     return open_session(path, data, external, options)
 
 
-def signature_of(session: Any, path: Path) -> Signature:
+def signature_of(session: Any, path: Path, sequences: Mapping[str, int] = MappingProxyType({})) -> Signature:
     """The signature of the session opened from ``path``, one row at a time: the first dimension is the free batch size.
 
-    Raises `ModelError` where a dtype cannot be carried, the batch size is fixed or another dimension is not.
+    ``sequences`` maps inputs whose second dimension is free, too, to its largest size. Raises `ModelError` where a
+    dtype cannot be carried, the batch size is fixed or another dimension is not.
     """
     try:
         return Signature(
-            tuple(_tensor(node) for node in session.get_inputs()),
+            tuple(_tensor(node, sequences.get(node.name)) for node in session.get_inputs()),
             tuple(_tensor(node) for node in session.get_outputs()),
         )
     except ValueError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
-def read_signature(path: Path, data: bytes, external: Mapping[str, bytes]) -> Signature:
-    """The signature of an ONNX file that ONNX Runtime takes. Raises `ModelError`."""
-    return signature_of(open_bare(path, data, external), path)
+def read_signature(
+    path: Path, data: bytes, external: Mapping[str, bytes], sequences: Mapping[str, int] = MappingProxyType({})
+) -> Signature:
+    """The signature of an ONNX file that ONNX Runtime takes (`signature_of`). Raises `ModelError`."""
+    return signature_of(open_bare(path, data, external), path, sequences)
 
 
 def check_signature(model: Model, session: Any) -> None:
     """Raise `ModelError` unless the session's model has the signature that the manifest declares."""
-    model.check_declared(signature_of(session, model.file))
+    model.check_declared(signature_of(session, model.file, model.manifest.longest))
 
 
-def _tensor(node: Any) -> Tensor:
+def _tensor(node: Any, length: int | None = None) -> Tensor:
     dtype = _DTYPES.get(node.type.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
         raise ValueError(f"tensor {node.name!r} is a {node.type}, which no column can carry")
     free = [not isinstance(size, int) for size in node.shape]  # a text or None where the size is not fixed
     if free[:1] != [True]:
         raise ValueError(f"tensor {node.name!r}: the first dimension must be a free batch size, shape is {node.shape}")
+    shape = list(node.shape[1:])
+    if length is not None:
+        if free[1:2] != [True]:
+            raise ValueError(f"tensor {node.name!r}: a sequence's dimension must be free, shape is {node.shape}")
+        shape[0], free[1] = length, False
     if any(free[1:]):
         raise ValueError(f"tensor {node.name!r}: only the first dimension may be free, shape is {node.shape}")
-    return Tensor(node.name, np.dtype(dtype), tuple(node.shape[1:]))
+    return Tensor(node.name, np.dtype(dtype), tuple(shape))
 
 
 def _one_line(error: Exception) -> str:

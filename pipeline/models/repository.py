@@ -8,13 +8,13 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import ModelError
-from pipeline.models import program
+from pipeline.models import onnx, program
 from pipeline.models.formats import check_kind
 from pipeline.models.kinds import check_backend, kind_of
 from pipeline.models.manifest import (
@@ -27,6 +27,7 @@ from pipeline.models.manifest import (
     version_key,
 )
 from topics.names import check_model_name
+from topics.signature import Signature
 
 __all__ = ["BUNDLED", "add_model", "list_models", "load_repository", "read_content", "read_model", "survey", "verify"]
 
@@ -111,7 +112,7 @@ def verify(model: Model) -> None:
     """
     _check_files(model)
     check_backend(model.file, model.manifest.backend)
-    model.check_declared(kind_of(model.file).signature(model.file, *read_content(model)))
+    model.check_declared(_signature(model.file, *read_content(model), model.manifest.longest))
 
 
 def read_content(model: Model) -> tuple[bytes, dict[str, bytes]]:
@@ -138,6 +139,8 @@ def add_model(
     rows_max: int | None = None,
     classes: Sequence[str] | None = None,
     backend: str | None = None,
+    sequences: Sequence[str] | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Model:
     """Copy a model into the repository ``directory`` (made where missing) and return it, verified.
 
@@ -147,8 +150,9 @@ def add_model(
     whole model or nothing, also after a crash. Raises `ModelError`: refused content, an existing version, a file that
     cannot be read or written; `BackendError` where what it takes to read the format is not installed.
     """
-    given: dict[str, Any] = {"name": name, "version": version, "classes": None if classes is None else tuple(classes)}
-    given["backend"] = backend
+    given: dict[str, Any] = {"name": name, "version": version, "backend": backend}
+    for key, several in (("classes", classes), ("sequences", sequences), ("lengths", lengths)):
+        given[key] = None if several is None else tuple(several)
     if rows_max is not None:
         given |= {"rows_max": rows_max, "buckets": default_buckets(min(max(rows_max, 1), 1 << 30))}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -182,10 +186,11 @@ def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
         if not inside or not path.resolve().is_relative_to(source.parent.resolve()):  # by way of a linked folder
             raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
     contents = {name: path.read_bytes() for name, path in external.items()}
+    longest = dict.fromkeys(changes.get("sequences", ()), max(changes.get("lengths", ()), default=0))
     manifest: dict[str, Any] = {
         "backend": kind.backend,
         "file": source.name,
-        "signature": kind.signature(source, data, contents),
+        "signature": _signature(source, data, contents, longest),
         "rows_max": ROWS_MAX_DEFAULT,
         "buckets": default_buckets(ROWS_MAX_DEFAULT),
         "classes": (),
@@ -195,6 +200,13 @@ def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
         },
     }
     return Manifest(**(manifest | changes))
+
+
+def _signature(path: Path, data: bytes, external: Mapping[str, bytes], longest: Mapping[str, int]) -> Signature:
+    """What a model's file says of itself. Raises `ModelError`."""
+    if longest:  # a manifest has sequences for ONNX Runtime alone
+        return onnx.read_signature(path, data, external, longest)
+    return kind_of(path).signature(path, data, external)
 
 
 def _install(directory: Path, source: Path, manifest: Manifest) -> Model:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pipeline.admit import Admitted
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.infer import Batch, Device, Lane
 from pipeline.window.asked import asked_of
 from pipeline.window.ordered import NEVER_NS, Late
-from pipeline.window.planner import Planner, Reason
-from pipeline.window.record import Recording
+from pipeline.window.planner import Reason
 from pipeline.window.scheduler import Decision, Scheduler
 
 __all__ = ["Window"]
@@ -22,19 +22,22 @@ log = logging.getLogger(__name__)
 
 
 class Window:
-    """One version's window; event loop only. `offer` waits while ``rows_max`` rows wait: that is the back-pressure."""
+    """One version's window; event loop only. `offer` waits while ``rows_max`` rows wait: that is the back-pressure.
+
+    Sequences of each length wait by themselves, with a planner that knows what theirs cost: a batch is of one length.
+    Where several wait, whoever is due first need not fill a batch once no more than one runs.
+    """
 
     def __init__(
         self,
         lane: Lane,
         device: Device,
-        planner: Planner,
+        schedulers: Mapping[int | None, Scheduler],
         *,
         rows_max: int,
         attempts_max: int,
         expire: Callable[[Sequence[Late]], None],
         told: Callable[[Reason], None] = lambda reason: None,
-        recording: Recording | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._lane = lane
@@ -45,8 +48,7 @@ class Window:
         self._expire = expire
         self._clock = clock
         self._told = told
-        self._scheduler = Scheduler(planner, lane.model.manifest.rows_max, recording)
-        self._waiting = self._scheduler.waiting
+        self._schedulers = schedulers  # by the length of their sequences
         self._again: deque[Batch] = deque()  # what runs after a batch has failed
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,9 +67,9 @@ class Window:
         now_ns = self._clock.now_ns()
         unix_ns = now_ns - int(self._clock.unix_ms() * 1e6)
         for each in admitted:
-            self._scheduler.add(each, asked_of(each, self._slo_ms, unix_ns), now_ns)
+            self._schedulers[each.length].add(each, asked_of(each, self._slo_ms, unix_ns), now_ns)
         self._pump()
-        while self._waiting.rows >= self._rows_max:
+        while self.rows >= self._rows_max:
             self._room.clear()
             await self._room.wait()
 
@@ -95,7 +97,7 @@ class Window:
     def _ran(self, batch: Batch) -> None:
         if batch.error is None and batch.blamed is None:
             # Of an asynchronous backend the batch before may have run on when this one was started.
-            self._scheduler.ran(batch.rows, batch.computed_ns - max(batch.started_ns, self._ended_ns))
+            self._schedulers[batch.length].ran(batch.rows, batch.computed_ns - max(batch.started_ns, self._ended_ns))
         self._ended_ns = batch.computed_ns
 
     def _acked(self, batch: Batch, acked_ns: int) -> None:
@@ -106,10 +108,17 @@ class Window:
     def _answered(self, batch: Batch, acked_ns: int) -> None:
         run_ns, tail_ns = batch.computed_ns - batch.started_ns, acked_ns - batch.computed_ns
         assert batch.deadline_ns is not None
-        self._scheduler.acked(batch.rows, run_ns, tail_ns, acked_ns, late=acked_ns > batch.deadline_ns)
+        self._schedulers[batch.length].acked(batch.rows, run_ns, tail_ns, acked_ns, late=acked_ns > batch.deadline_ns)
 
     def _due_ns(self) -> int:
-        return 0 if self._again else NEVER_NS if self._held else self._waiting.due_ns
+        if self._again or self._held:
+            return 0 if self._again else NEVER_NS
+        return min(scheduler.waiting.due_ns for scheduler in self._schedulers.values())
+
+    @property
+    def rows(self) -> int:
+        """Rows that wait."""
+        return sum(scheduler.waiting.rows for scheduler in self._schedulers.values())
 
     def _pump(self) -> None:
         now_ns = self._clock.now_ns()
@@ -121,27 +130,43 @@ class Window:
                 self._device.submit(self._lane, self._again.popleft())
                 continue
             now_ns = self._clock.now_ns()
-            decision = self._scheduler.next(self._device.state(self._lane), now_ns, last=self._successor is not None)
-            if decision.late:
-                self._expire(decision.late)
-            elif decision.batch is not None:
-                self._submit(decision, decision.batch)
-            else:
-                self._wake_at(decision.plan.wake_at_ns, now_ns)
+            if not self._send_off(now_ns):
                 break
-        self._lane.load = self._scheduler.load(now_ns)
-        if self._waiting.rows < self._rows_max:
+        self._lane.load = sum(scheduler.load(now_ns) for scheduler in self._schedulers.values())
+        if self.rows < self._rows_max:
             self._room.set()
-        if self._successor is not None and not self._waiting.rows:
+        if self._successor is not None and not self.rows:
             self._let_go(self._successor)
 
-    def _submit(self, decision: Decision, batch: Batch) -> None:
+    def _send_off(self, now_ns: int) -> bool:
+        """Have one scheduler decide, whose requests are due first; False where none has anything to do yet."""
+        state, wakes = self._device.state(self._lane), list[int]()
+        turns = list(self._schedulers.items())
+        if len(turns) > 1:
+            turns = sorted((turn for turn in turns if turn[1].waiting.rows), key=lambda turn: turn[1].waiting.due_ns)
+            if len(turns) > 1 and self._slots - state.free_slots <= 1:
+                state = replace(state, idle=True)
+        for length, scheduler in turns:
+            decision = scheduler.next(state, now_ns, last=self._successor is not None)
+            if decision.late:
+                self._expire(decision.late)
+                return True
+            if decision.batch is not None:
+                decision.batch.length = length
+                self._submit(decision, decision.batch, scheduler.waiting.rows)
+                return True
+            if decision.plan.wake_at_ns is not None:
+                wakes.append(decision.plan.wake_at_ns)
+        self._wake_at(min(wakes, default=None), now_ns)
+        return False
+
+    def _submit(self, decision: Decision, batch: Batch, left: int) -> None:
         if batch.deadline_ns is not None:
             self._loop = asyncio.get_running_loop()
             batch.acked = self._acked
         self._told(decision.plan.reason)
         if log.isEnabledFor(logging.DEBUG):
-            plan, left = decision.plan, self._waiting.rows
+            plan = decision.plan
             log.debug(
                 "%s: %d rows leave (%s), %d wait on; %s",
                 self._lane.model.label,

@@ -313,8 +313,8 @@ class World:
         if worker.intake._untaken >= limits.channel_chunks_max + self.partitions + assignments:
             self.judge.violate(f"I4: {name} has {worker.intake._untaken} chunks nobody has taken")
         waiting_max = limits.waiting_batches_max * self.rows_max + limits.poll_requests_max * 3 * self.rows_max
-        if worker.window._waiting.rows >= waiting_max:
-            self.judge.violate(f"I4: {worker.window._waiting.rows} rows wait")
+        if worker.window.rows >= waiting_max:
+            self.judge.violate(f"I4: {worker.window.rows} rows wait")
 
 
 def run(seed: int, log: Callable[[str], None] | None = None) -> World:

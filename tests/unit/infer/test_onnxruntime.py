@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
+import pipeline.load
 from pipeline.core.errors import BackendError
 from pipeline.infer import backends, threads
 from pipeline.infer.backend import Backend, bucket_of
@@ -32,6 +34,30 @@ def test_the_cuda_provider_is_refused_where_it_is_missing() -> None:
     (model,) = load_repository(BUNDLED)
     with pytest.raises(BackendError, match=r"'onnxruntime_cuda': .* has no CUDA, .*CPU.*pip install onnxruntime-gpu"):
         backend_for("onnxruntime_cuda").load(model)
+
+
+def test_a_row_is_answered_alike_at_whatever_length_its_batch_is_padded_to() -> None:
+    (model,) = [
+        each for each in load_repository(Path(pipeline.load.__file__).parent / "models") if each.name == "encoder"
+    ]
+    manifest, rng = model.manifest, np.random.default_rng(3)
+    tokens = np.zeros((5, manifest.lengths[0]), np.int64)
+    for row in tokens:
+        row[: rng.integers(1, len(row))] = rng.integers(1, 256)
+    backend = backend_for("onnxruntime")
+    backend.load(model)
+    (slot,) = backend.slots(1)
+    backend.warm()
+    answers = []
+    for length in manifest.lengths:
+        slot.inputs["tokens"][:] = 255  # as a longer batch left it
+        slot.length = length
+        slot.input("tokens")[: len(tokens)] = np.pad(tokens, ((0, 0), (0, length - tokens.shape[1])))
+        backend.run(slot, len(tokens))
+        answers.append(slot.outputs["probabilities"][: len(tokens)].copy())
+    backend.close()
+    assert len(answers) == 5 and np.ptp(answers[0], axis=0).max() > 0.01
+    assert all(np.allclose(answers[0], answer, atol=1e-5) for answer in answers)
 
 
 def test_an_unknown_backend_is_told_with_the_known_ones() -> None:

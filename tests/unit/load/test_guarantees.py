@@ -22,7 +22,7 @@ from pipeline.models import load_repository
 def test_an_answer_repeated_under_exactly_once_fails_the_bench(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, guarantee: str, repeats: int
 ) -> None:
-    (linear,) = load_repository(Path(load.__file__).with_name("models"))
+    (linear,) = [m for m in load_repository(Path(load.__file__).with_name("models")) if m.name == "linear"]
     lane, served = Lane("kafka:1", 4, tmp_path, linear), []
 
     def answered(lane: Lane, process: Process, *rest: object, **others: object) -> object:

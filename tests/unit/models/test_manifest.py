@@ -33,6 +33,8 @@ GOOD = Manifest(
     allow_not_finite=True,
     gather_ms_max=2.5,
     slo_ms=15.5,
+    sequences=("x",),
+    lengths=(1, 2),
 )
 
 
@@ -42,13 +44,15 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
-    optional = ("answer_rejected", "allow_not_finite", "gather_ms_max", "slo_ms", "classes", "buckets")
+    switches, sizes = ("answer_rejected", "allow_not_finite"), ("gather_ms_max", "slo_ms", "buckets", "lengths")
+    optional = (*switches, *sizes, "classes", "sequences")
     lines = [line for line in GOOD.to_toml().split("\n") if not line.startswith(optional)]
     (tmp_path / MANIFEST).write_text("\n".join(lines), encoding="utf-8")
     manifest = read_manifest(tmp_path)
     assert manifest.answer_rejected
     assert not manifest.allow_not_finite
     assert manifest.slo_ms is None
+    assert (manifest.sequences, manifest.lengths) == ((), ())
     assert (manifest.gather_ms_max, manifest.classes, manifest.buckets) == (0.0, (), (1, 2, 3, 4, 6, 8))
 
 
@@ -76,6 +80,12 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ({"files": {"model.onnx": "0" * 64, "a/./x": "0" * 64}}, "plain path"),
         ({"files": {"model.onnx": "0" * 64, "a\\x": "0" * 64}}, "plain path"),
         ({"files": {"model.onnx": "0" * 64, "": "0" * 64}}, "plain path"),
+        ({"lengths": (2, 1)}, "lengths"),
+        ({"lengths": (0, 2)}, "lengths"),
+        ({"lengths": (1, 3)}, "of sequences of"),
+        ({"lengths": ()}, "sequences"),
+        ({"sequences": ()}, "both or none"),
+        ({"sequences": ("y",)}, "not an input"),
         ({"gather_ms_max": -1.0}, "gather_ms_max"),
         ({"gather_ms_max": float("nan")}, "gather_ms_max"),
         ({"slo_ms": 0.0}, "slo_ms"),
@@ -94,7 +104,9 @@ def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: st
         ("rows_max = 8", "rows_max = true", "wrong type"),
         ("rows_max = 8", 'rows_max = "8"', "wrong type"),
         ("rows_max = 8", "rows_max = 8\nrun = 'rm'", "unknown key run"),
-        ("buckets = [1, 8]", "buckets = [1.0, 8]", "buckets are integers"),
+        ("buckets = [1, 8]", "buckets = [1.0, 8]", "are integers"),
+        ("lengths = [1, 2]", "lengths = [1, 2.0]", "are integers"),
+        ('sequences = ["x"]', "sequences = [1]", "are texts"),
         ('name = "some-model"', "name = 3", "wrong type"),
         ('dtype = "float32"', 'dtype = "object"', "dtype"),
         ('dtype = "float32"', 'dtype = "nonsense"', "not a tensor"),

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import pipeline.load
 from pipeline.core.errors import ModelError
 from pipeline.models.onnx import external_files, open_bare, signature_of
 from tests.unit.models import graphs
@@ -141,6 +142,21 @@ def test_a_shape_that_rows_cannot_have_is_refused(shape: tuple[int | str, ...], 
     path = graphs.save(tmp_path / "m.onnx", [node], inputs={"x": side}, outputs={"y": side})
     with pytest.raises(ModelError, match=reason):
         signature_of(opened(path), path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [(("batch", 3), "sequence's dimension must be free"), (("batch", "length", "wide"), "only the")],
+)
+def test_a_sequence_has_one_more_free_dimension(shape: tuple[int | str, ...], reason: str, tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    bad = graphs.save(
+        tmp_path / "m.onnx", [node], inputs={"x": (graphs.FLOAT, shape)}, outputs={"y": (graphs.FLOAT, shape)}
+    )
+    with pytest.raises(ModelError, match=reason):
+        signature_of(opened(bad), bad, {"x": 7})
+    (encoder,) = (Path(pipeline.load.__file__).parent / "models" / "encoder").glob("1/*.onnx")
+    assert signature_of(opened(encoder), encoder, {"tokens": 7}).inputs[0].shape == (7,)
 
 
 def test_a_dtype_no_column_can_carry_is_refused(tmp_path: Path) -> None:

@@ -216,7 +216,8 @@ def test_the_bundled_repository_holds_the_digit_classifier_and_its_images() -> N
 
 
 def test_the_linear_model_of_the_bench_takes_fifty_numbers() -> None:
-    (model,) = load_repository(Path(repository.__file__).parents[1] / "load" / "models")
+    found = load_repository(Path(repository.__file__).parents[1] / "load" / "models")
+    (model,) = [model for model in found if model.name == "linear"]
     assert (model.label, model.manifest.rows_max) == ("linear/1", 4096)
     assert model.signature.to_dict() == {
         "inputs": [{"name": "features", "dtype": "float32", "shape": [50]}],

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
-from pipeline.window import Window, WorkConserving
+from pipeline.window import Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 
 Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
@@ -56,8 +56,8 @@ class Bench:
     def _window(self, name: str) -> Window:
         backend = FakeBackend()
         lane = Lane(model_of(name), backend, lambda lane, batch: None, backend.slots(2))
-        planner = WorkConserving(8, gather_ns=0)
-        return Window(lane, self.device, planner, rows_max=16, attempts_max=1, expire=_unexpected)
+        scheduler = Scheduler(WorkConserving(8, gather_ns=0), 8)
+        return Window(lane, self.device, {None: scheduler}, rows_max=16, attempts_max=1, expire=_unexpected)
 
     async def hand_over(self) -> asyncio.Task[None]:
         task = asyncio.ensure_future(self.old.hand_over(self.new))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
-from pipeline.window import Late, Window, WorkConserving
+from pipeline.window import Late, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS
 
@@ -75,7 +76,7 @@ class Bench:
         self.window = Window(
             self.lane,
             self.device,
-            WorkConserving(8, gather_ms * 1_000_000),
+            {length: Scheduler(WorkConserving(8, gather_ms * 1_000_000), 8) for length in (None, 2, 4, 6)},
             rows_max=16,
             attempts_max=1,
             expire=self.late.extend,
@@ -242,5 +243,31 @@ def test_halves_of_a_failed_batch_run_before_what_waits() -> None:
         bench.device.end()
         bench.device.end()
         assert bench.device.ran[4:] == [list(range(18, 25))]
+
+    run(scenario)
+
+
+def test_a_batch_is_of_one_length_and_whoever_is_due_first_need_not_fill_one_while_others_wait() -> None:
+    async def scenario(bench: Bench) -> None:
+        parts = [(2, 0, 3), (4, 10, 2), (2, 20, 2), (6, 30, 1), (4, 40, 1)]
+        await bench.window.offer(
+            [replace(admitted_of([1] * rows, first=first), length=length) for length, first, rows in parts]
+        )
+        assert bench.device.ran == [[0, 1, 2, 20, 21], [10, 11, 40]]
+        assert [batch.length for batch in bench.device.running] == [2, 4]
+        assert bench.window.rows == 1
+        bench.device.end()
+        assert len(bench.device.ran) == 2, "alone it gathers until the device is idle"
+        bench.device.end()
+        assert bench.device.ran[2:] == [[30]]
+
+    run(scenario)
+
+
+def test_the_halves_of_a_failed_batch_are_of_its_length() -> None:
+    async def scenario(bench: Bench) -> None:
+        await bench.window.offer([replace(admitted_of([1, 1]), length=4)])
+        bench.device.end(retry=True)
+        assert [batch.length for batch in bench.device.running] == [4, 4]
 
     run(scenario)
