@@ -35,6 +35,8 @@ PeersPython = Annotated[
         metavar="PATH", help="A Python that has the peers which are not installed beside Sluice.", show_default=False
     ),
 ]
+SloMs = Annotated[float, typer.Option(help="How soon each request is to be answered.", min=1)]
+RateS = Annotated[float, typer.Option(help="Counted seconds of each rate that is tried.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -258,6 +260,62 @@ def guarantees(
     ]
     about = {"models": [linear.label, digits.label], "rate": rate, "ratios": _dicts(ratios), "added": _dicts(added)}
     _emit("guarantees", rounds, about, lines, as_json)
+
+
+@app.command()
+def slo(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    slo_ms: SloMs = 100.0,
+    duration_s: RateS = 6.0,
+    as_json: Json = False,
+) -> None:
+    """The highest Poisson rate at which 99% of requests are answered in time, beside stock Faust and eager batches.
+
+    Through a tower of layers whose batches cost about as much as eight rows do. "take" is stock Faust's agent that
+    takes what came within a quarter of the SLO, "eager" a Sluice without an SLO, "offline" the model in a loop. "busy"
+    is the processor time a second at 0.3 of the offline rate, and "in_time" the share of requests in time then.
+
+    For instance: sluice bench slo --slo-ms 100 --repeats 3
+    """
+    from pipeline.load.slo import SloWork, slo_peaks
+
+    model = _model(_ours("models"), "tower")
+    with _ground(broker, repeats * 4) as (bootstrap, folder, tell):
+        work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
+        rounds = slo_peaks(work, tell)
+    peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in ("take", "eager", "offline")}
+    ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}
+    table = _table(rounds, {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"})
+    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".2f")]
+    _emit("slo", rounds, {"model": model.label, "slo_ms": slo_ms, "ratios": _dicts(ratios)}, lines, as_json)
+
+
+@app.command()
+def overload(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    slo_ms: SloMs = 100.0,
+    duration_s: RateS = 6.0,
+    as_json: Json = False,
+) -> None:
+    """What is answered in time at twice the highest rate that was, and that no request stays without an answer.
+
+    The model, the SLO and the rate are the slo bench's.
+
+    For instance: sluice bench overload --slo-ms 100 --repeats 3
+    """
+    from pipeline.load.slo import SloWork
+    from pipeline.load.slo import overload as measure
+
+    model = _model(_ours("models"), "tower")
+    with _ground(broker, repeats) as (bootstrap, folder, tell):
+        work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
+        rounds = measure(work, tell)
+    ratios = {"goodput: twice / peak": rounds.ratio("twice", "peak", "goodput_per_s")}
+    forms = {"offered_per_s": ",.0f", "goodput_per_s": ",.0f", "expired": ",.0f", "unanswered": ",.0f"}
+    lines = [*_table(rounds, forms), "", *_spreads("ratio, within each round", ratios, ".2f")]
+    _emit("overload", rounds, {"model": model.label, "slo_ms": slo_ms, "ratios": _dicts(ratios)}, lines, as_json)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ class PeerArguments:
     label: str
     linger_ms: float
     quiet_gc: bool
+    within_s: float
 
 
 def peer_arguments(description: str) -> PeerArguments:
@@ -33,4 +34,5 @@ def peer_arguments(description: str) -> PeerArguments:
     parser.add_argument("--label", default="echo/1", help="the model header: NAME/VERSION")
     parser.add_argument("--linger-ms", type=float, default=5.0, help="producer linger (default: librdkafka's)")
     parser.add_argument("--quiet-gc", action="store_true", help="the collector set as Sluice's worker sets its own")
+    parser.add_argument("--within-s", type=float, default=0.05, help="how long stock Faust's take waits for a batch")
     return PeerArguments(**vars(parser.parse_args()))

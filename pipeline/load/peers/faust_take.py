@@ -16,7 +16,6 @@ from pipeline.load.peers.arguments import PeerArguments, peer_arguments
 from pipeline.load.peers.model import OnnxModel
 
 TAKE_EVENTS = 256
-TAKE_WITHIN_S = 0.05
 
 
 def create(arguments: PeerArguments, datadir: str) -> faust.App:
@@ -38,7 +37,7 @@ def create(arguments: PeerArguments, datadir: str) -> faust.App:
 
     @app.agent(requests)
     async def serve(stream: Any) -> None:
-        async for events in stream.take_events(TAKE_EVENTS, within=TAKE_WITHIN_S):
+        async for events in stream.take_events(TAKE_EVENTS, within=arguments.within_s):
             scores = model([event.value for event in events])
             sent = []
             for event, score in zip(events, scores, strict=True):

@@ -1,0 +1,146 @@
+"""What a service level objective leaves of the capacity: the highest Poisson rate at which 99% of requests are in time.
+
+For each contestant rates are tried by halving, on one running worker; a rate holds where the 99th percentile of all
+requests, the unanswered and expired ones infinitely late, is within the SLO. Beside it the model alone in a loop (the
+offline rate) and, for the worker with an SLO, what becomes of twice its peak.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.load.drive import Load, drive
+from pipeline.load.lane import Lane, open_lane
+from pipeline.load.process import BenchError, Process, run_module
+from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
+from pipeline.models import Model
+from topics.records import RAW
+
+__all__ = ["SloWork", "overload", "peak", "slo_peaks"]
+
+LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
+QUIET_LOAD = 0.3  # where deferring must pay
+TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
+
+
+@dataclass(frozen=True, slots=True)
+class SloWork:
+    """One-row raw requests of ``model``, each to be answered within ``slo_ms``; each rate lasts ``duration_s``."""
+
+    model: Model
+    broker: str
+    folder: Path
+    slo_ms: float = 100.0
+    duration_s: float = 6.0
+    warmup_s: float = 2.0
+    partitions: int = 4
+    repeats: int = 3
+
+    def load(self, lane: Lane, rate: float, seed: int) -> dict[str, Any]:
+        """Offer so many a second to who serves the lane; the report of what came of them."""
+        return drive(
+            Load(
+                broker=self.broker,
+                model=str(lane.model.path),
+                content_type=RAW,
+                rate=rate,
+                duration_s=self.duration_s,
+                warmup_s=self.warmup_s,
+                seed=seed,
+                slo_ms=self.slo_ms,
+                answer_s_max=60.0,  # what waits must be gone before the next rate is tried
+            )
+        )
+
+    def promised(self) -> Model:
+        """The model whose manifest says the SLO."""
+        return replace(self.model, manifest=replace(self.model.manifest, slo_ms=self.slo_ms))
+
+
+def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
+    """``offline``, ``take``, ``eager`` and ``sluice``; figures ``peak_per_s``, and ``busy``: CPU seconds a second.
+
+    ``take`` is stock Faust, ``eager`` a Sluice that is told no SLO. Busy is at `QUIET_LOAD` of the offline rate.
+    """
+    offline: list[float] = []
+
+    def model(number: int) -> Figures:
+        offline.append(offline_rate(work.model))
+        return {"peak_per_s": offline[-1]}
+
+    def served(name: str, served_model: Model, module: str, arguments: Callable[[Lane], list[str]]) -> Contestant:
+        def run(number: int) -> Figures:
+            capacity = max(offline) if offline else offline_rate(work.model)
+            with (
+                open_lane(work.broker, work.folder, served_model, f"{name}-{number}", work.partitions) as lane,
+                Process(module, arguments(lane), lane.folder / "log") as process,
+            ):
+                process.wait_ready()
+                work.load(lane, QUIET_LOAD * capacity, seed=number)  # warm
+                before_s = process.cpu_s()
+                quiet = work.load(lane, QUIET_LOAD * capacity, seed=number)
+                busy = (process.cpu_s() - before_s) / (work.warmup_s + work.duration_s)
+                found = peak(lambda rate: bool(work.load(lane, rate, seed=number)["valid"]), capacity)
+            return {"peak_per_s": found, "busy": busy, "in_time": quiet["good"] / quiet["requests"]}
+
+        return run
+
+    within_s = work.slo_ms / 1000 / TAKE_SHARE
+    return interleave(
+        {
+            "offline": model,
+            "take": served(
+                "take",
+                work.model,
+                "pipeline.load.peers.faust_take",
+                lambda lane: [*lane.peer_arguments(5.0), "--within-s", str(within_s)],
+            ),
+            "eager": served("eager", work.model, "pipeline.cli", Lane.serve_arguments),
+            "sluice": served("sluice", work.promised(), "pipeline.cli", Lane.serve_arguments),
+        },
+        work.repeats,
+        tell,
+    )
+
+
+def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
+    """``peak`` and ``twice``: the highest rate in time and its double; figures ``goodput_per_s``, ``unanswered``.
+
+    Both of one worker with an SLO, in turn. Raises `BenchError` where a request stays without an answer.
+    """
+    runs: dict[str, list[Figures]] = {"peak": [], "twice": []}
+    for number in range(work.repeats):
+        tell(f"round {number + 1} of {work.repeats}")
+        with (
+            open_lane(work.broker, work.folder, work.promised(), f"overload-{number}", work.partitions) as lane,
+            Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log") as process,
+        ):
+            process.wait_ready()
+            found = peak(lambda rate: bool(work.load(lane, rate, number)["valid"]), offline_rate(work.model))  # noqa: B023
+            for name, rate in (("peak", found), ("twice", 2 * found)):
+                report = work.load(lane, rate, seed=number + 1)
+                if report["unanswered"]:
+                    raise BenchError(f"{report['unanswered']} requests were not answered")
+                keys = ("offered_per_s", "goodput_per_s", "expired", "unanswered")
+                runs[name].append({key: float(report[key]) for key in keys})
+    return Rounds({name: tuple(figures) for name, figures in runs.items()})
+
+
+def offline_rate(model: Model) -> float:
+    """Rows a second of the model alone in a loop at its best batch size."""
+    arguments = ["--model", str(model.path), "--rows", str(4 * model.manifest.rows_max), "--seconds", "2"]
+    rate: float = json.loads(run_module("pipeline.load.peers.bare", arguments))["rows_per_s"]
+    return rate
+
+
+def peak(holds: Callable[[float], bool], capacity: float) -> float:
+    """The highest rate that holds, halving between `LOW` and `HIGH` of ``capacity``; `LOW` of it is taken to hold."""
+    low, high = LOW * capacity, HIGH * capacity
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
