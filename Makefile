@@ -29,7 +29,7 @@ help:
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
-	@echo "make bench         throughput and latency beside their peers, and what exactly-once costs"
+	@echo "make bench         all figures beside their peers: half an hour"
 	@echo "make gpu           on a GPU machine: the tests that need one, and what the way through Kafka costs there"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
@@ -84,6 +84,9 @@ bench: $(STAMP)
 	$(BIN)/sluice bench latency
 	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
+	$(BIN)/sluice bench sequences
+	$(BIN)/sluice bench slo
+	$(BIN)/sluice bench overload
 
 # TensorRT is what the machine has (sluice[gpu], or a container image's own); without a GPU it says so and fails.
 gpu: $(STAMP)
