@@ -101,10 +101,10 @@ fuzz: $(STAMP)
 	for target in $(FUZZ); do $(BIN)/python -m tests.hostile.fuzz $$target $(FUZZ_DIR) $(FUZZ_S) || exit 1; done
 
 faults: $(STAMP)
-	$(PYTEST) tests/fault --faults --fault-report faults.json
+	$(PYTEST) tests/fault --faults --fault-report .faults.json
 
 overload: $(STAMP)
-	$(PYTEST) tests/fault/test_overload.py --overload --timeout 1800 --fault-report overload.json
+	$(PYTEST) tests/fault/test_overload.py --overload --timeout 1800 --fault-report .overload.json
 
 $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
