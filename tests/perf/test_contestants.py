@@ -34,7 +34,7 @@ SLUICE: dict[str, tuple[tuple[str, ...], Callable[[Lane], Callable[[], int]]]] =
 @pytest.fixture(scope="module")
 def model() -> Model:
     """The linear model of the bench."""
-    (linear,) = load_repository(Path(load.__file__).with_name("models"))
+    (linear,) = [m for m in load_repository(Path(load.__file__).with_name("models")) if m.name == "linear"]
     return linear
 
 

@@ -27,7 +27,7 @@ from topics.records import RAW
 @pytest.fixture
 def lane(broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path) -> Iterator[Lane]:
     """Topics of the linear model, nobody serving them."""
-    (linear,) = load_repository(Path(load.__file__).with_name("models"))
+    (linear,) = [m for m in load_repository(Path(load.__file__).with_name("models")) if m.name == "linear"]
     with open_lane(broker.bootstrap, tmp_path, linear, topic("load"), partitions=2) as lane:
         yield lane
 
