@@ -8,11 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from pipeline.local import EmbeddedKafka
 
 if TYPE_CHECKING:
     from tests.contract.secured import Secured
+
+# The same examples in every run, so that what chance would find in one does not stop another's change: look for more
+# with --hypothesis-profile=default.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
