@@ -56,6 +56,10 @@ class SloWork:
             )
         )
 
+    def holds(self, lane: Lane, seed: int) -> Callable[[float], bool]:
+        """Says of a rate whether who serves the lane answers it in time."""
+        return lambda rate: bool(self.load(lane, rate, seed)["valid"])
+
     def promised(self) -> Model:
         """The model whose manifest says the SLO."""
         return replace(self.model, manifest=replace(self.model.manifest, slo_ms=self.slo_ms))
@@ -84,7 +88,7 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
                 before_s = process.cpu_s()
                 quiet = work.load(lane, QUIET_LOAD * capacity, seed=number)
                 busy = (process.cpu_s() - before_s) / (work.warmup_s + work.duration_s)
-                found = peak(lambda rate: bool(work.load(lane, rate, seed=number)["valid"]), capacity)
+                found = peak(work.holds(lane, number), capacity)
             return {"peak_per_s": found, "busy": busy, "in_time": quiet["good"] / quiet["requests"]}
 
         return run
@@ -120,7 +124,7 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
             Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log") as process,
         ):
             process.wait_ready()
-            found = peak(lambda rate: bool(work.load(lane, rate, number)["valid"]), offline_rate(work.model))  # noqa: B023
+            found = peak(work.holds(lane, number), offline_rate(work.model))
             for name, rate in (("peak", found), ("twice", 2 * found)):
                 report = work.load(lane, rate, seed=number + 1)
                 if report["unanswered"]:
