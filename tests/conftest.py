@@ -47,10 +47,9 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 def no_gpu() -> str:
     """Why nothing can be run on a GPU here; empty where it can."""
-    from pipeline.infer.backends.tensorrt import find_tensorrt
     from pipeline.infer.cuda import look_for_gpus
 
-    return look_for_gpus().reason or ("" if find_tensorrt() else "TensorRT is not installed")
+    return look_for_gpus().reason
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,12 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from pipeline.core.errors import BackendError, ConfigError
 from pipeline.infer.backend import Backend
 from pipeline.infer.backends import backend_for
-from pipeline.infer.backends.tensorrt import TensorRt, find_tensorrt
+from pipeline.infer.backends.tensorrt import find_tensorrt
 from pipeline.infer.cuda import Gpus, look_for_gpus
 from pipeline.models import Model
 
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 CPU, GPU = "onnxruntime", "tensorrt"
 """Backends that run the same ONNX file, the one on the CPU and the other on a GPU."""
 
-CUDA = "onnxruntime_cuda"  # runs it on a GPU too, for models that ask for it: never in TensorRT's place
+ON_GPU = MappingProxyType({"onnxruntime_cuda": CPU, "torch_cuda": "torch"})
+"""Backends of a GPU beside TensorRT, for models that ask for them, and what runs the same on the CPU."""
 
 
 def gpu_of(device: str, gpus: Gpus) -> int:
@@ -55,20 +57,23 @@ def place(
 ) -> Place:
     """Where a model of ``backend`` runs when it is told ``device``.
 
-    ``cpu`` has ONNX Runtime run there what would run on a GPU, ``cuda:N`` TensorRT what would run on the CPU, or says
-    in a `BackendError` why not. With ``auto`` a model of TensorRT has the first GPU, and the CPU where there is none;
-    any other model stays where it is.
+    ``cpu`` runs there what would run on a GPU; ``cuda:N`` has TensorRT run what ONNX Runtime would on the CPU, and
+    torch its own, or says in a `BackendError` why not. With ``auto`` a model of TensorRT has the first GPU, and the CPU
+    where there is none; any other model stays where it is.
     """
-    if device == "cpu" or (device == "auto" and backend != GPU):
-        return Place(CPU if device == "cpu" and backend in (GPU, CUDA) else backend)
+    if device == "cpu":
+        return Place(CPU if backend == GPU else ON_GPU.get(backend, backend))
+    if device == "auto" and backend != GPU:
+        return Place(backend)
     gpus = look()
     if device == "auto":
         if gpus.found and tensorrt():
             return Place(GPU, 0)
         return Place(CPU, why=gpus.reason or "TensorRT is not installed")
     number = gpu_of(device, gpus)
-    if backend == CUDA:
-        return Place(CUDA, number)
+    for name, on_cpu in ON_GPU.items():
+        if backend == name or (backend == on_cpu != CPU):
+            return Place(name, number)
     if backend not in (CPU, GPU):
         raise BackendError(f"--device {device}: backend {backend!r} does not run there")
     if not tensorrt():
@@ -81,10 +86,4 @@ def placed(model: Model, device: str) -> Backend:
     where = place(model.manifest.backend, device)
     if where.why:
         log.warning("%s runs in ONNX Runtime on the CPU: %s", model.label, where.why)
-    if where.gpu is None:
-        return backend_for(where.backend)
-    if where.backend == CUDA:
-        from pipeline.infer.backends.onnxruntime_cuda import OnnxRuntimeCuda
-
-        return OnnxRuntimeCuda(where.gpu)
-    return TensorRt(where.gpu)
+    return backend_for(where.backend, where.gpu)

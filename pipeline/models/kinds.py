@@ -28,7 +28,7 @@ class Kind:
 _KINDS = MappingProxyType(
     {
         ".onnx": Kind("onnxruntime", ("onnxruntime_cuda", "openvino"), onnx.external_files, onnx.read_signature),
-        ".pt2": Kind("torch", (), lambda path, data: frozenset(), program.read_signature),
+        ".pt2": Kind("torch", ("torch_cuda",), lambda path, data: frozenset(), program.read_signature),
         ".xml": Kind("openvino", (), openvino.weights_file, openvino.read_signature),
     }
 )

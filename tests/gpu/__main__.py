@@ -9,12 +9,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
+from pipeline.infer.backends import backend_for
 from pipeline.infer.backends.tensorrt import Engines, TensorRt, load_tensorrt
 from pipeline.infer.cuda import CudaBindings, look_for_gpus
 from pipeline.load.lane import open_lane
@@ -23,55 +22,42 @@ from pipeline.load.readback import read_back, wait_for_answers
 from pipeline.load.requests import random_columns
 from pipeline.load.throughput import WARMUP
 from pipeline.local import EmbeddedKafka
-from pipeline.models import Model, add_model, read_content
-from pipeline.models.onnx import open_bare
-from tests.conftest import no_gpu
-from tests.gpu.spans import Loop, bare_loop
-from tests.unit.models import graphs
+from pipeline.models import Model
+from tests.gpu.backends import installed, made
+from tests.gpu.perceptron import perceptron
+from tests.gpu.spans import bare_loop, session_loop
 from topics.codecs import codec_for
 from topics.records import ARROW
 
-FEATURES, CLASSES = 64, 10
 DISTINCT, PARTITIONS, SLOTS = 16, 4, 3
-CHECKED, TOLERANCE = 8, 0.05  # rows of a request; of probabilities, after many layers of float16
+CHECKED, TOLERANCE = 4, 0.02  # rows of a request; of probabilities, after many layers of float16
 
 
-def perceptron(folder: Path, *, width: int, layers: int, rows_max: int) -> Model:
-    """Dense layers of float16 in a float32 signature: a row is 256 bytes, and its cost is what one asks for."""
-    rng = np.random.default_rng(1)
-    sizes = [FEATURES, *[width] * layers, CLASSES]
-    nodes, constants = [helper.make_node("Cast", ["x"], ["h0"], to=TensorProto.FLOAT16)], []
-    for number, (takes, gives) in enumerate(pairwise(sizes)):
-        weights = rng.normal(scale=(2 / takes) ** 0.5, size=(takes, gives)).astype(np.float16)
-        constants.append(numpy_helper.from_array(weights, f"w{number}"))
-        nodes.append(helper.make_node("MatMul", [f"h{number}", f"w{number}"], [f"m{number}"]))
-        nodes.append(helper.make_node("Relu", [f"m{number}"], [f"h{number + 1}"]))
-    nodes += [
-        helper.make_node("Cast", [f"h{len(sizes) - 1}"], ["logits"], to=TensorProto.FLOAT),
-        helper.make_node("Softmax", ["logits"], ["y"], axis=-1),
-    ]
-    path = graphs.save(
-        folder / "perceptron.onnx",
-        nodes,
-        inputs={"x": (TensorProto.FLOAT, ("batch", FEATURES))},
-        outputs={"y": (TensorProto.FLOAT, ("batch", CLASSES))},
-        constants=constants,
-    )
-    return add_model(folder / "models", path, rows_max=rows_max)
+def build(model: Model) -> None:
+    """TensorRT's engine, from here on in the cache."""
+    trt = load_tensorrt()
+    built = Engines(trt).plan(model, look_for_gpus().found[0])
+    print(f"engine build time: {built.seconds:.1f} s, {len(built.plan) / 1024**2:.1f} MiB, TensorRT {trt.__version__}")
 
 
-def bare(model: Model, rows: int, seconds: float) -> Loop:
-    """The engine in a loop of this process, three slots in flight, as the worker has them."""
-    cuda = CudaBindings()
-    backend = TensorRt(cuda=cuda, timed=True)
+def bare(model: Model, name: str, rows: int, seconds: float) -> tuple[float, float | None]:
+    """The backend in a loop of this process, its slots in flight as the worker has them: rows a second, ms of a run."""
+    backend = made(name)
     backend.load(model)
     slots = backend.slots(SLOTS)
     for slot in slots:
         slot.inputs["x"][:rows] = random_columns(model.signature.inputs, rows)["x"]
     backend.warm()
-    loop = bare_loop(backend, cuda, slots, rows, seconds, time.monotonic)
+    if not isinstance(backend, TensorRt):
+        rows_per_s, run_ms = session_loop(backend, slots, rows, seconds, time.monotonic), None
+        print(f"bare session loop: {rows_per_s:,.0f} rows/s in batches of {rows}; its copies are within its runs")
+    else:
+        loop = bare_loop(backend, CudaBindings(), slots, rows, seconds, time.monotonic)
+        rows_per_s, run_ms = loop.rows_per_s, float(np.median([batch.run[1] - batch.run[0] for batch in loop.batches]))
+        print(f"bare loop: {rows_per_s:,.0f} rows/s in batches of {rows}, {run_ms:.3f} ms a run")
+        print(f"GPU busy share in that loop: {loop.busy:.1%}; copies beside another batch's run: {loop.overlap:.1%}")
     backend.close()
-    return loop
+    return rows_per_s, run_ms
 
 
 def through_kafka(
@@ -92,10 +78,16 @@ def through_kafka(
 
 
 def roughly(model: Model, rows: int) -> Callable[[int, bytes], bool]:
-    """Says whether an answer is ONNX Runtime's on the CPU, in its first rows, as far as float16 goes."""
-    codec, session = codec_for(ARROW), open_bare(model.file, *read_content(model))
+    """Says whether an answer is the CPU's, in its first rows, as far as float16 goes."""
+    backend, codec = backend_for("torch" if model.file.suffix == ".pt2" else "onnxruntime"), codec_for(ARROW)
+    backend.load(model)
+    (slot,) = backend.slots(1)
     columns = random_columns(model.signature.inputs, rows * DISTINCT)["x"]
-    expected = [session.run(["y"], {"x": columns[at * rows : at * rows + CHECKED]})[0] for at in range(DISTINCT)]
+    checked = columns.reshape(DISTINCT, rows, -1)[:, :CHECKED].reshape(DISTINCT * CHECKED, -1)
+    slot.inputs["x"][: len(checked)] = checked
+    backend.run(slot, len(checked))
+    expected = slot.outputs["y"][: len(checked)].reshape(DISTINCT, CHECKED, -1).copy()
+    backend.close()
 
     def right(index: int, value: bytes) -> bool:
         found = codec.decode_response(value, model.signature.outputs)["y"]
@@ -111,31 +103,30 @@ def _figures(stage: dict[str, float]) -> str:
 def main() -> int:
     """Measure and print; one run, on an otherwise idle machine."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", choices=("tensorrt", "onnxruntime_cuda", "torch_cuda"), help="not the first here")
     parser.add_argument("--rows", type=int, default=1024, help="rows of a batch and of an Arrow request")
-    parser.add_argument("--width", type=int, default=2048)
-    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--width", type=int, default=4096)
+    parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=5.0)
     given = parser.parse_args()
-    if why := no_gpu():
-        print(f"nothing measured: {why}", file=sys.stderr)
+    gpus, name = look_for_gpus(), given.backend or next(iter(installed()), "")
+    if not gpus.found or not name:
+        print(f"nothing measured: {gpus.reason or 'no backend of a GPU is installed'}", file=sys.stderr)
         return 1
-    gpu, trt = look_for_gpus().found[0], load_tensorrt()
-    print(f"{gpu.name}, driver of CUDA {gpu.driver}; {trt.__name__} {trt.__version__}")
-    with tempfile.TemporaryDirectory(prefix="sluice-gpu-") as name, EmbeddedKafka() as kafka:
-        folder = Path(name)
+    print(f"{gpus.found[0].name}, driver of CUDA {gpus.found[0].driver}; backend {name}")
+    with tempfile.TemporaryDirectory(prefix="sluice-gpu-") as temporary, EmbeddedKafka() as kafka:
+        folder = Path(temporary)
         os.environ["SLUICE_CACHE_DIR"] = str(folder / "cache")  # of the worker too
-        model = perceptron(folder, width=given.width, layers=given.layers, rows_max=given.rows)
-        built = Engines(trt).plan(model, gpu)
-        print(f"engine build time: {built.seconds:.1f} s, {len(built.plan) / 1024**2:.1f} MiB")
-        loop = bare(model, given.rows, given.seconds)
-        print(f"bare engine loop: {loop.rows_per_s:,.0f} rows/s in batches of {given.rows}")
-        print(f"GPU busy share in that loop: {loop.busy:.1%}; copies beside another batch's run: {loop.overlap:.1%}")
+        model = perceptron(folder, name, width=given.width, layers=given.layers, rows_max=given.rows)
+        if name == "tensorrt":
+            build(model)
+        bare_rows_per_s, run_ms = bare(model, name, given.rows, given.seconds)
         rows_per_s, stages = through_kafka(model, kafka.bootstrap, folder, given.requests, given.rows)
-        print(f"through Kafka: {rows_per_s:,.0f} rows/s, {rows_per_s / loop.rows_per_s:.3f} of the bare loop")
-        run_ms = float(np.median([batch.run[1] - batch.run[0] for batch in loop.batches]))
-        print(f"GPU busy share through Kafka, from that rate and {run_ms:.3f} ms a batch: ", end="")
-        print(f"{rows_per_s / given.rows * run_ms / 1e3:.1%}")
+        print(f"through Kafka: {rows_per_s:,.0f} rows/s, {rows_per_s / bare_rows_per_s:.3f} of the bare loop")
+        if run_ms is not None:
+            busy = rows_per_s / given.rows * run_ms / 1e3
+            print(f"GPU busy share through Kafka, from that rate and the bare loop's run: {busy:.1%}")
         print("stages of a request through Kafka, with all requests there at the start:", *stages, sep="\n")
     return 0
 

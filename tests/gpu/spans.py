@@ -6,27 +6,28 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.infer import Slot
+from pipeline.infer import Backend, Slot
 from pipeline.infer.backends.tensorrt import TensorRt
 from pipeline.infer.cuda import CudaRuntime
 
-__all__ = ["Batch", "Loop", "bare_loop", "beside", "joined", "length"]
+__all__ = ["Batch", "Loop", "bare_loop", "beside", "joined", "length", "session_loop"]
 
 Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Moments of one batch in ms: it began, was copied in, was computed, was copied out."""
+    """Moments of one batch in ms: it began, was copied in, had its turn, was computed, was copied out."""
 
     begun: float
     copied_in: float
+    started: float
     computed: float
     copied_out: float
 
     @property
     def run(self) -> Span:
-        return self.copied_in, self.computed
+        return self.started, self.computed
 
     @property
     def copies(self) -> tuple[Span, Span]:
@@ -111,3 +112,16 @@ def bare_loop(
     took_s = now_s() - began_s
     cuda.end_event(base)
     return Loop(batches, rows, took_s)
+
+
+def session_loop(
+    backend: Backend, slots: Sequence[Slot], rows: int, seconds: float, now_s: Callable[[], float]
+) -> float:
+    """Rows a second of a backend whose runs copy in and out themselves, slot after slot for ``seconds``."""
+    began_s, ran = now_s(), 0
+    while now_s() - began_s < seconds:
+        slot = slots[ran % len(slots)]
+        backend.run(slot, rows)
+        backend.wait(slot)
+        ran += 1
+    return ran * rows / (now_s() - began_s)

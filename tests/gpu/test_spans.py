@@ -22,7 +22,7 @@ def test_spans_are_joined_and_measured() -> None:
 
 
 def test_copies_beside_another_run_count_as_overlapped() -> None:
-    alone, second = Batch(0, 1, 3, 4), Batch(1, 2, 5, 6)
+    alone, second = Batch(0, 1, 1, 3, 4), Batch(1, 2, 3, 5, 6)
     loop = Loop([alone, second], rows=8, seconds=2.0)
     assert loop.rows_per_s == 8
     assert loop.busy == pytest.approx(4 / 6)
@@ -44,7 +44,7 @@ def test_the_loop_keeps_every_slot_in_flight_and_reads_its_events() -> None:
     loop = bare_loop(backend, cuda, slots, 8, 200, lambda: float(next(seconds)))
     assert len(loop.batches) > 30
     for batch in loop.batches:
-        assert batch.begun <= batch.copied_in <= batch.computed <= batch.copied_out
+        assert batch.begun <= batch.copied_in <= batch.started <= batch.computed <= batch.copied_out
     assert 0 < loop.busy <= 1 and 0 < loop.overlap < 1
     backend.close()
     assert cuda.left() == []

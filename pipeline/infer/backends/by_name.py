@@ -15,6 +15,7 @@ BACKENDS = {
     "openvino": ("OpenVino", "sluice[openvino]"),
     "tensorrt": ("TensorRt", "sluice[gpu]"),
     "torch": ("Torch", "sluice[torch]"),
+    "torch_cuda": ("TorchCuda", "sluice[torch]"),
 }
 """Name in a manifest -> class in the module of that name, and what to install for its runtime."""
 
@@ -25,12 +26,16 @@ def check_name(name: str) -> None:
         raise BackendError(f"no backend {name!r}; there are: {', '.join(sorted(BACKENDS))}")
 
 
-def backend_for(name: str) -> Backend:
-    """A new, unloaded backend. Raises `BackendError` for an unknown name or a runtime that is not installed."""
+def backend_for(name: str, gpu: int | None = None) -> Backend:
+    """A new, unloaded backend, on the GPU of that number if it is given one (only those of GPUs take it).
+
+    Raises `BackendError` for an unknown name or a runtime that is not installed.
+    """
     check_name(name)
     class_name, install = BACKENDS[name]
     try:
-        backend: Backend = getattr(import_module(f"{__package__}.{name}"), class_name)()
+        made = getattr(import_module(f"{__package__}.{name}"), class_name)
     except ImportError as error:
         raise BackendError(f"backend {name!r} is not installed ({error}): pip install '{install}'") from error
+    backend: Backend = made() if gpu is None else made(gpu)
     return backend

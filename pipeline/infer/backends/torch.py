@@ -14,7 +14,7 @@ from pipeline.infer.threads import default_threads
 from pipeline.models import Model, read_content
 from pipeline.models.program import clean, read_signature
 
-__all__ = ["Torch"]
+__all__ = ["Torch", "in_order", "one_line", "open_program"]
 
 _Tensors = dict[str, Any]
 
@@ -36,14 +36,8 @@ class Torch:
         self._tensors: list[tuple[_Tensors, _Tensors]] = []
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
-        data = clean(model.file, read_content(model)[0])
-        model.check_declared(read_signature(model.file, data, {}))
+        self._program = open_program(model).module()
         torch.set_num_threads(threads or default_threads())
-        try:
-            # `torch.export.load` is this, but says of an error only that there was one, and tries an older format then.
-            self._program = load_pt2(BytesIO(data)).exported_programs["model"].module()
-        except Exception as error:  # torch names no classes of what it raises here
-            raise ModelError(f"{model.file}: torch refuses it: {type(error).__name__}: {_one_line(error)}") from error
         self._model = model
 
     def slots(self, count: int) -> list[Slot]:
@@ -69,10 +63,10 @@ class Torch:
         try:
             with torch.inference_mode():
                 answer = self._program(*(tensor[:bucket] for tensor in inputs.values()))
-                for tensor, found in zip(outputs.values(), _in_order(answer), strict=True):
+                for tensor, found in zip(outputs.values(), in_order(answer), strict=True):
                     tensor[:bucket].copy_(found)
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
-            raise BackendError(f"{self._loaded.label}: {_one_line(error)}") from error
+            raise BackendError(f"{self._loaded.label}: {one_line(error)}") from error
 
     def wait(self, slot: Slot) -> None:
         """Nothing to wait for: `run` returns when the outputs are there."""
@@ -88,12 +82,24 @@ class Torch:
         return self._model
 
 
-def _in_order(answer: Any) -> list[Any]:
+def open_program(model: Model) -> Any:
+    """The program that a (verified) model is, on the CPU. Raises `ModelError`."""
+    data = clean(model.file, read_content(model)[0])
+    model.check_declared(read_signature(model.file, data, {}))
+    try:
+        # `torch.export.load` is this, but says of an error only that there was one, and tries an older format then.
+        return load_pt2(BytesIO(data)).exported_programs["model"]
+    except Exception as error:  # torch names no classes of what it raises here
+        raise ModelError(f"{model.file}: torch refuses it: {type(error).__name__}: {one_line(error)}") from error
+
+
+def in_order(answer: Any) -> list[Any]:
     """What a program answers, as a list: a tensor, a sequence, or a dictionary in the order of its keys."""
     if isinstance(answer, dict):
         return list(answer.values())
     return list(answer) if isinstance(answer, (tuple, list)) else [answer]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, as one line of a log has it."""
     return " ".join(str(error).split())[:500]

@@ -85,6 +85,9 @@ class CudaBindings:
     def record(self, event: int, stream: int) -> None:
         self._call("cudaEventRecord", event, stream)
 
+    def wait_event(self, stream: int, event: int) -> None:
+        self._call("cudaStreamWaitEvent", stream, event, DEFAULT)
+
     def event_done(self, event: int) -> bool:
         return self._done("cudaEventQuery", event)
 

@@ -50,6 +50,10 @@ class CudaRuntime(Protocol):
         """Queue: the event happens when all queued before it has run."""
         ...
 
+    def wait_event(self, stream: int, event: int) -> None:
+        """Queue: nothing that follows on the stream runs before the event, as last recorded by now, has happened."""
+        ...
+
     def event_done(self, event: int) -> bool:
         """Whether it has happened since it was last recorded."""
         ...

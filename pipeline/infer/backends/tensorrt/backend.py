@@ -48,7 +48,7 @@ def open_engine(model: Model, device: int, claim: Callable[[int], None]) -> Engi
 
 
 class TensorRt:
-    """A `Backend` whose `run` only queues work: the slots' streams overlap copies of one batch with runs of another.
+    """A `Backend` whose `run` only queues work: copies of one batch overlap the run of another, and runs take turns.
 
     A batch that runs out of memory may be tried again (`BackendBusyError`). An error that leaves the device unusable,
     or a batch that does not end within the limit, is a `DeviceLostError`: of that batch and of every one after it.
@@ -74,6 +74,7 @@ class TensorRt:
         self._model: Model | None = None
         self._engine: Engine | None = None
         self._slots: list[GpuSlot] = []
+        self._last: GpuSlot | None = None  # that was started, after whose run the next one has its turn
         self._lost = _LOST.setdefault(self._cuda, {})
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
@@ -123,13 +124,14 @@ class TensorRt:
         self._check_there()
         try:
             self._cuda.use(self._device)
-            gpu_slot.start(rows, bucket_of(rows, model.manifest.buckets))
+            gpu_slot.start(rows, bucket_of(rows, model.manifest.buckets), self._last.ran if self._last else 0)
         except CudaFault as fault:
             self._settle(gpu_slot)
             raise self._told(fault) from fault
         except BackendError:
             self._settle(gpu_slot)
             raise
+        self._last = gpu_slot
 
     def wait(self, slot: Slot) -> None:
         gpu_slot = self._slots[slot.index]
@@ -167,6 +169,7 @@ class TensorRt:
         for gpu_slot in self._slots:
             gpu_slot.close()
         self._slots.clear()
+        self._last = None
         self._engine.close()
         self._engine = None
 

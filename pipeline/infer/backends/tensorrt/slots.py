@@ -69,7 +69,8 @@ class GpuSlot:
 
     Everything that is made is on record the moment it is, so that `close` frees what there is, also after half of
     it failed. Copies in, run and copies out are queued on the slot's own stream: they follow each other, while those
-    of another slot go on beside them.
+    of another slot go on beside them. Runs take turns: two that share the device would both end late, and the time of
+    a batch would tell nothing of the next one's.
     """
 
     def __init__(self, index: int, model: Model, cuda: CudaRuntime, patience: Patience, *, timed: bool = False) -> None:
@@ -81,6 +82,7 @@ class GpuSlot:
         self._contexts: dict[int, Context] = {}
         self._graphs: dict[int, int] = {}
         self._events: list[int] = []
+        self.ran = 0  # the event of the end of its last run
         self.stream = 0
         self._timed = timed
         self.in_flight = False
@@ -90,9 +92,10 @@ class GpuSlot:
         """All memory, zero on the host, and a context per bucket."""
         cuda, model = self._cuda, self._model
         self.stream = cuda.stream()
-        # When the copies in, the run and the copies out began and ended, if anybody asks; else just the end.
-        for _ in range(4 if self._timed else 1):
+        # When all of it began and ended, if anybody asks; else just the ends of the run and of the copies out.
+        for _ in range(5 if self._timed else 2):
             self._events.append(cuda.event(timed=self._timed))
+        self.ran = self._events[-2]
         rows_max = model.manifest.rows_max
         for tensors, arrays in (
             (model.signature.inputs, self.slot.inputs),
@@ -110,8 +113,11 @@ class GpuSlot:
         for bucket in model.manifest.buckets:
             self._contexts[bucket] = engine.context(bucket, addresses, scratch, self.stream)
 
-    def start(self, rows: int, bucket: int) -> None:
-        """Queue a batch. Whatever it raises, some of it may be queued: `drain` before the slot is touched."""
+    def start(self, rows: int, bucket: int, after: int = 0) -> None:
+        """Queue a batch, whose run begins after the event ``after``, if there is one: the end of another slot's run.
+
+        Whatever it raises, some of it may be queued: `drain` before the slot is touched.
+        """
         assert not self.in_flight, "the slot's last batch was not waited for"
         self.in_flight = True
         cuda, stream = self._cuda, self.stream
@@ -123,11 +129,14 @@ class GpuSlot:
             name = tensor.name
             cuda.copy_in(self._device[name], self._pinned[name], bytes_of(tensor, bucket), stream)
         self._mark(1)
+        if after:
+            cuda.wait_event(stream, after)
+        self._mark(2)
         if bucket in self._graphs:
             cuda.launch(self._graphs[bucket], stream)
         else:
             self._contexts[bucket].enqueue(stream)
-        self._mark(2)
+        cuda.record(self.ran, stream)
         for tensor in self._model.signature.outputs:
             name = tensor.name
             cuda.copy_out(self._pinned[name], self._device[name], bytes_of(tensor, rows), stream)
@@ -165,7 +174,7 @@ class GpuSlot:
         self._graphs[bucket] = graph
 
     def marks(self) -> tuple[int, ...]:
-        """The events of a timed slot: begin, copied in, computed, copied out."""
+        """The events of a timed slot: begin, copied in, its turn, computed, copied out."""
         return tuple(self._events)
 
     @property

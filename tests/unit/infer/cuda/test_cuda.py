@@ -27,6 +27,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "end_stream": (1,),
     "event": (),
     "record": (1, 1),
+    "wait_event": (1, 1),
     "event_done": (1,),
     "elapsed_ms": (1, 1),
     "end_event": (1,),

@@ -43,6 +43,7 @@ class Work:
     host: Range | None = None  # pinned memory it reads, which must not change before it runs
     seen: bytes = b""
     uses: tuple[Any, ...] = field(default=(), hash=False)  # events, graphs, contexts
+    ready: Callable[[], bool] = lambda: True
 
 
 class FakeCuda:
@@ -61,6 +62,7 @@ class FakeCuda:
         self._capturing: dict[int, list[Work]] = {}
         self._graphs: dict[int, tuple[int, list[Work]]] = {}
         self._events: dict[int, int | None] = {}  # when it happened, 0 for not yet; None: never recorded
+        self._records: dict[int, list[int]] = {}  # how often it was recorded, and has happened
         self._next = 100
         self._now = 0  # how much work was done
         self.calls: list[str] = []
@@ -74,7 +76,7 @@ class FakeCuda:
     def advance(self, steps: int = 1) -> None:
         """Some stream runs what is next on it, so many times."""
         for _ in range(0 if self.stuck or self.lost else steps):
-            ready = [stream for stream, queue in self._streams.items() if queue]
+            ready = [stream for stream, queue in self._streams.items() if queue and queue[0].ready()]
             if not ready:
                 return
             stream = ready[0] if self._rng is None else self._rng.choice(ready)
@@ -186,16 +188,25 @@ class FakeCuda:
         self.entered("event")
         handle = self._handle()
         self._events[handle] = None
+        self._records[handle] = [0, 0]
         return handle
 
     def record(self, event: int, stream: int) -> None:
         self.entered("record")
         self._events[event] = 0
+        self._records[event][0] += 1
 
         def happen() -> None:
             self._events[event] = self._now
+            self._records[event][1] += 1
 
         self.queue(stream, Work("an event", happen, uses=(event,)))
+
+    def wait_event(self, stream: int, event: int) -> None:
+        self.entered("wait_event")
+        counts = self._records[event]
+        wanted = counts[0]
+        self.queue(stream, Work("a wait", uses=(event,), ready=lambda: counts[1] >= wanted))
 
     def event_done(self, event: int) -> bool:
         self.entered("event_done")

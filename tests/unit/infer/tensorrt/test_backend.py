@@ -28,7 +28,7 @@ from tests.unit.infer.tensorrt.fake_cuda import (
     OUT_OF_MEMORY,
     FakeCuda,
 )
-from tests.unit.infer.tensorrt.fake_engine import of_function, of_onnx
+from tests.unit.infer.tensorrt.fake_engine import Columns, doubling, of_function, of_onnx
 
 LIMIT_S = 120.0
 
@@ -235,8 +235,32 @@ def test_a_timed_slot_marks_when_each_step_ended() -> None:
     bench = Bench(timed=True)
     bench.answer(bench.slots[0])
     marks = bench.backend.gpu_slots[0].marks()
-    assert len(set(marks)) == 4
+    assert len(set(marks)) == 5
     assert all(bench.cuda.event_done(mark) for mark in marks)
+
+
+def test_runs_take_turns_in_the_order_they_were_started() -> None:
+    cuda = FakeCuda(Random(3), steps_max=0)
+    ran: list[int] = []
+
+    def compute(columns: Columns) -> Columns:
+        ran.append(int(columns["x"][0, 0]))
+        return doubling(columns)
+
+    backend = TensorRt(cuda=cuda, opened=of_function(cuda, compute))
+    backend.load(model_of())
+    slots = backend.slots(3)
+    for number in range(30):
+        slot = slots[number % 3]
+        if number >= 3:
+            while not cuda.event_done(backend.gpu_slots[slot.index].marks()[-1]):
+                cuda.advance()
+            backend.wait(slot)
+        slot.inputs["x"][:] = number
+        backend.run(slot, 8)
+    cuda.advance(100)
+    backend.close()
+    assert ran == list(range(30))
 
 
 @pytest.mark.parametrize(
