@@ -17,7 +17,7 @@ from pipeline.observe.timings import Finished, Timings, measure
 from pipeline.observe.waiting import PARTS_WAITING_MAX, Commit, Waiting
 
 if TYPE_CHECKING:
-    from opentelemetry.trace import SpanContext
+    from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
     from pipeline.observe.otlp import Telemetry
 
@@ -53,7 +53,7 @@ class Observer:
         self._lock = threading.Lock()
         self._tallies: dict[str, dict[str, int]] = {}
         self._reasons: dict[str, dict[str, int]] = {}
-        self._waiting: Waiting[SpanContext | None] = Waiting(parts_max)
+        self._waiting: Waiting[Span.Link | None] = Waiting(parts_max)
         self._recording = threading.Lock()
         self._timings: dict[str, Timings] = {}
         self._clock_skew = 0
@@ -202,15 +202,15 @@ class Observer:
             tallies = self._tallies.setdefault(model, {})
             tallies[what] = tallies.get(what, 0) + count
 
-    def _record(self, finished: Sequence[tuple[Finished, SpanContext | None]]) -> None:
-        by_model: dict[str, list[Finished]] = {}
-        for each, context in finished:
+    def _record(self, finished: Sequence[tuple[Finished, Span.Link | None]]) -> None:
+        by_model: dict[str, list[tuple[Finished, Span.Link | None]]] = {}
+        for each, batch in finished:
             # Versions of a model share its histograms: as many as models are served, not as were ever swapped in.
-            by_model.setdefault(each.times.model.partition("/")[0], []).append(each)
-            if context is not None and self._telemetry is not None:
-                self._telemetry.requests(each, context)
+            by_model.setdefault(each.times.model.partition("/")[0], []).append((each, batch))
         for model, of_model in by_model.items():
-            measured = measure(of_model)
+            measured = measure([each for each, _ in of_model])
+            if self._telemetry is not None:
+                self._telemetry.requests(of_model, measured)
             with self._recording:
                 self._timings.setdefault(model, Timings()).record(measured)
                 self._clock_skew += measured.clock_skew

@@ -34,7 +34,7 @@ class Traced:
     traceparent: str  # the client's, well formed (`pipeline.observe.is_sampled`)
     tracestate: str | None
     span_id: int  # as `pipeline.observe.continue_trace` decided it, told on in the prediction
-    offset: int | None = None
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)

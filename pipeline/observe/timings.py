@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.observe.histogram import Floats, Histogram, Ints
 from pipeline.observe.stages import BatchTimes, Part, Stage
 
-__all__ = ["Finished", "Measured", "Timings", "measure"]
+__all__ = ["Finished", "Measured", "PartTimes", "Timings", "measure"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,14 @@ class Finished:
     times: BatchTimes
     committed_ns: int
     committed_unix_ms: float
+
+
+class PartTimes(NamedTuple):
+    """Durations in seconds of one part."""
+
+    shared_s: Floats  # (8,): every stage after the first, in order
+    kafka_dwell_s: Floats  # (requests,)
+    end_to_end_s: Floats  # (requests,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,14 @@ class Measured:
     answered_s: Floats  # (requests,): Kafka timestamp -> acknowledged
     end_to_end_s: Floats  # (requests,): Kafka timestamp -> committed, by the wall clock alone
     clock_skew: int  # requests whose clock was ahead of ours, or without a timestamp
+
+    def parts(self) -> Iterator[PartTimes]:
+        """The same part by part."""
+        first = 0
+        for shared_s, count in zip(self.shared_s, self.counts.tolist(), strict=True):
+            these = slice(first, first + count)
+            first += count
+            yield PartTimes(shared_s, self.kafka_dwell_s[these], self.end_to_end_s[these])
 
 
 def measure(finished: Sequence[Finished]) -> Measured:
