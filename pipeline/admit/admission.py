@@ -124,12 +124,15 @@ class Admission:
         return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
 
     def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
-        stamps, keys = chunk.timestamps_ms(), chunk.keys()
+        stamps, keys, key_bytes_max = chunk.timestamps_ms(), chunk.keys(), self._request_limits.key_bytes_max
         groups: dict[str, tuple[list[int], list[RequestHeaders]]] = {}
         for index, raw in enumerate(headers):
             try:
                 read = self._read(raw)
-                self._check(read, keys[index], int(stamps[index]))
+                if (key := keys[index]) is not None and len(key) > key_bytes_max:
+                    raise BadRequest(Code.TOO_LARGE, f"a key of {len(key)} bytes, over {key_bytes_max}")
+                if read.deadline_ms is not None:
+                    self._check_deadline(read.deadline_ms, int(stamps[index]))
             except BadRequest as error:
                 bad.append((index, error.bare()))
                 continue
@@ -160,13 +163,11 @@ class Admission:
             indices[:] = [index for position, index in enumerate(indices) if position not in dropped]
             each[:] = [read for position, read in enumerate(each) if position not in dropped]
 
-    def _check(self, read: RequestHeaders, key: bytes | None, stamp_ms: int) -> None:
-        if key is not None and len(key) > self._request_limits.key_bytes_max:
-            raise BadRequest(Code.TOO_LARGE, f"a key of {len(key)} bytes, over {self._request_limits.key_bytes_max}")
-        if read.deadline_ms is not None and abs(read.deadline_ms - stamp_ms) > self._limits.deadline_horizon_ms:
+    def _check_deadline(self, deadline_ms: int, stamp_ms: int) -> None:
+        if abs(deadline_ms - stamp_ms) > self._limits.deadline_horizon_ms:
             raise BadRequest(
                 Code.BAD_DEADLINE,
-                f"deadline {read.deadline_ms} is over {self._limits.deadline_horizon_ms} ms from the "
+                f"deadline {deadline_ms} is over {self._limits.deadline_horizon_ms} ms from the "
                 f"request's Kafka timestamp {stamp_ms}: is a clock wrong?",
             )
 

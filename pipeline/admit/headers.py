@@ -72,14 +72,14 @@ class HeaderReader:
         request_id = get(REQUEST_ID)
         if request_id == "":
             raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
-        stages, traceparent = get(STAGES), get(TRACEPARENT)
+        stages, traceparent, deadline, priority = get(STAGES), get(TRACEPARENT), get(DEADLINE_MS), get(PRIORITY)
         if stages not in (None, "0", "1"):
             raise BadRequest(Code.BAD_HEADER, "header stages is neither 0 nor 1")
         return RequestHeaders(
             self._codec_of(get(CONTENT_TYPE, JSON)),
             request_id,
-            _whole(get(DEADLINE_MS), DEADLINE_MS, Code.BAD_DEADLINE),
-            _priority(get(PRIORITY)),
+            None if deadline is None else _whole(deadline, DEADLINE_MS, Code.BAD_DEADLINE),
+            PRIORITY_DEFAULT if priority is None else _priority(priority),
             stages == "1",
             traceparent,
             get(TRACESTATE),
@@ -113,18 +113,14 @@ class HeaderReader:
         return codec
 
 
-def _whole(text: str | None, name: str, code: Code) -> int | None:
-    if text is None:
-        return None
+def _whole(text: str, name: str, code: Code) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):  # which all fit 64 bits
         raise BadRequest(code, f"header {name} is not a whole number of at most 18 digits")
     return int(text)
 
 
-def _priority(text: str | None) -> int:
+def _priority(text: str) -> int:
     value = _whole(text, PRIORITY, Code.BAD_HEADER)
-    if value is None:
-        return PRIORITY_DEFAULT
     if value > 9:
         raise BadRequest(Code.BAD_HEADER, "header priority is not 0 to 9")
     return value

@@ -263,6 +263,17 @@ def test_each_sampled_request_has_its_own_time_in_kafka(endpoint: Endpoint) -> N
     assert dwells_us == pytest.approx([110_000, 310_000], abs=1000)
 
 
+def test_parts_that_one_commit_covers_keep_their_own_times(endpoint: Endpoint) -> None:
+    times = acked_batch(requests=3, sampled=(traced(0)[0],))
+    (part,) = times.parts
+    earlier = replace(part, last_offset=5, timestamps_ms=part.timestamps_ms[:2] - 200, traced=(traced(1)[0],))
+    observed(endpoint, replace(times, parts=(part, replace(earlier, decoded_ns=earlier.decoded_ns + MS // 2))))
+    first, second = map(attributes_of, endpoint.spans()[-2:])
+    dwells_us = [span["sluice.stage.kafka_dwell_us"] for span in (first, second)]
+    assert dwells_us == pytest.approx([210_000, 10_000], abs=1000)
+    assert (first["sluice.stage.decode_us"], second["sluice.stage.decode_us"]) == (1500, 1000)
+
+
 def test_a_batch_links_to_no_more_requests_than_a_span_may_have(endpoint: Endpoint) -> None:
     sampled = tuple(traced(index)[0] for index in range(LINKS_MAX + 20))
     observed(endpoint, acked_batch(requests=LINKS_MAX + 20, sampled=sampled))
