@@ -81,12 +81,14 @@ bench: $(STAMP)
 	$(BIN)/sluice bench throughput
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench throughput --arrow-bytes
+	$(BIN)/sluice bench throughput --heavy
 	$(BIN)/sluice bench latency
 	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
 	$(BIN)/sluice bench sequences
 	$(BIN)/sluice bench slo
 	$(BIN)/sluice bench overload
+	$(BIN)/sluice bench scaling
 
 # TensorRT is what the machine has (sluice[gpu], or a container image's own); without a GPU it says so and fails.
 gpu: $(STAMP)

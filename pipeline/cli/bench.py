@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.ending import ended_by_signals
-
-Ground = tuple[str, Path, Callable[[str], None]]
-"""What runs stand on: a broker's address, a folder, who is told what runs next."""
+from pipeline.cli.figures import Compared, show
+from pipeline.cli.ground import Ground, ground
 
 if TYPE_CHECKING:
-    from pipeline.load import Rounds, Spread
+    from pipeline.load import Rounds
     from pipeline.models import Model
 
     Measured = tuple[Model, Rounds, str, str]  # also the names of the figures for speed and processor time
@@ -35,9 +30,24 @@ PeersPython = Annotated[
         metavar="PATH", help="A Python that has the peers which are not installed beside Sluice.", show_default=False
     ),
 ]
+PeerNames = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Only beside this peer; may be repeated.", show_default=False)
+]
+ArrowBytes = Annotated[
+    bool, typer.Option("--arrow-bytes", help="Arrow requests of 1 MB for no work, beside consuming alone.")
+]
+Heavy = Annotated[
+    bool, typer.Option("--heavy", help="A model that takes the processor milliseconds a row, beside it alone.")
+]
+ArrowRequests = Annotated[
+    int | None,
+    typer.Option(help="Arrow requests of a run; 600, 1,500 of 1 MB, 1,200 with --heavy.", min=100, show_default=False),
+]
 SloMs = Annotated[float, typer.Option(help="How soon each request is to be answered.", min=1)]
 RateS = Annotated[float, typer.Option(help="Counted seconds of each rate that is tried.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+MESSAGES = {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f"}  # how these figures are printed
 
 
 @app.command()
@@ -45,18 +55,12 @@ def throughput(
     broker: Broker = None,
     repeats: Repeats = 3,
     messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 400_000,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Only beside this peer; may be repeated.", show_default=False),
-    ] = None,
+    peer: PeerNames = None,
     peers_python: PeersPython = None,
     arrow: Annotated[bool, typer.Option("--arrow", help="Arrow requests of many rows, beside the bare model.")] = False,
-    arrow_bytes: Annotated[
-        bool, typer.Option("--arrow-bytes", help="Arrow requests of 1 MB for no work, beside consuming alone.")
-    ] = False,
-    requests: Annotated[
-        int | None, typer.Option(help="Arrow requests of a run; 600, or 1,500 of 1 MB.", min=100, show_default=False)
-    ] = None,
+    arrow_bytes: ArrowBytes = False,
+    heavy: Heavy = False,
+    requests: ArrowRequests = None,
     rows: Annotated[int, typer.Option(help="Rows of an Arrow request, with --arrow.", min=1)] = 1024,
     plot: Plot = None,
     as_json: Json = False,
@@ -69,7 +73,8 @@ def throughput(
     its own) and with aiokafka, stock faust, bytewax, quixstreams. One whose package is not installed is left out. The
     slower ones get fewer messages. With --arrow: rows a second through the bundled digit classifier, beside the same
     model called in a loop. With --arrow-bytes: bytes a second through a model that does nothing, beside librdkafka
-    that only reads them.
+    that only reads them, and beside that and a copy. With --heavy: rows a second through a high tower of layers, a row
+    a request, beside the same model called in a loop with its best batch size.
 
     For instance: sluice bench throughput --repeats 5 --json
     """
@@ -77,52 +82,57 @@ def throughput(
     from pipeline.load.contestants import PEERS, field_of
     from pipeline.load.plots import bars, check_plot
 
-    if arrow and arrow_bytes:
-        raise ConfigError("--arrow and --arrow-bytes are two benches: give one of them")
+    if arrow + arrow_bytes + heavy > 1:
+        raise ConfigError("--arrow, --arrow-bytes and --heavy are benches of their own: give one of them")
     check_plot(plot)
     with tempfile.TemporaryDirectory(prefix="sluice-peers-") as place:
-        field = field_of([] if arrow or arrow_bytes else peer or PEERS, peers_python, Path(place))
-        with _ground(broker, repeats * (1 + (len(field.commands) or 1 + arrow_bytes))) as ground:
+        field = field_of([] if arrow or arrow_bytes or heavy else peer or PEERS, peers_python, Path(place))
+        with ground(broker, repeats * (1 + (len(field.commands) or 1 + arrow_bytes))) as on:
             if arrow_bytes:
-                of = _measure_bytes(ground, repeats, requests or 1500)
+                of = _measure_bytes(on, repeats, requests or 1500)
+            elif heavy:
+                of = _measure_rows(on, repeats, _model("high-tower"), requests or 1200, 1)
             elif arrow:
-                of = _measure_rows(ground, repeats, requests or 600, rows)
+                of = _measure_rows(on, repeats, _bundled("digits"), requests or 600, rows)
             else:
-                of = _measure_messages(ground, repeats, messages, field.commands)
+                of = _measure_messages(on, repeats, messages, field.commands)
     model, rounds, figure, cpu = of
     ratios = {f"sluice / {name}": rounds.ratio("sluice", name, figure) for name in rounds.runs if name != "sluice"}
-    lines = [*_table(rounds, {figure: ",.0f", cpu: ".1f"}), "", *_spreads("ratio, within each round", ratios, ".2f")]
-    lines += [f"left out: {name}: {why}" for name, why in field.left_out.items()]
     if plot is not None:
         bars(rounds, figure, figure.replace("_per_s", " a second"), plot)
-    about = {"model": model.label, "ratios": _dicts(ratios), "left_out": field.left_out}
-    _emit("throughput", rounds, about, lines, as_json)
+    show(
+        "throughput",
+        rounds,
+        {figure: ",.0f", cpu: ".1f"},
+        {"model": model.label, "left_out": field.left_out},
+        Compared("ratios", "ratio", ratios, ".2f"),
+        notes=[f"left out: {name}: {why}" for name, why in field.left_out.items()],
+        as_json=as_json,
+    )
 
 
-def _measure_messages(ground: Ground, repeats: int, messages: int, commands: dict[str, list[str]]) -> Measured:
+def _measure_messages(on: Ground, repeats: int, messages: int, commands: dict[str, list[str]]) -> Measured:
     from pipeline.load.throughput import RawWork, raw_throughput
 
-    broker, folder, tell = ground
-    model = _model(_ours("models"), "linear")
+    broker, folder, tell = on
+    model = _model("linear")
     work = RawWork(model, broker, folder, commands, messages=messages, repeats=repeats)
     return model, raw_throughput(work, tell), "messages_per_s", "cpu_us_per_message"
 
 
-def _measure_rows(ground: Ground, repeats: int, requests: int, rows: int) -> Measured:
+def _measure_rows(on: Ground, repeats: int, model: Model, requests: int, rows: int) -> Measured:
     from pipeline.load.throughput import ArrowWork, arrow_throughput
-    from pipeline.models import BUNDLED
 
-    broker, folder, tell = ground
-    model = _model(BUNDLED, "digits")
+    broker, folder, tell = on
     work = ArrowWork(model, broker, folder, requests=requests, rows=rows, repeats=repeats)
     return model, arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
 
 
-def _measure_bytes(ground: Ground, repeats: int, requests: int) -> Measured:
+def _measure_bytes(on: Ground, repeats: int, requests: int) -> Measured:
     from pipeline.load.volume import VolumeWork, volume
 
-    broker, folder, tell = ground
-    model = _model(_ours("large"), "first")
+    broker, folder, tell = on
+    model = _model("first", "large")
     work = VolumeWork(model, broker, folder, requests=requests, repeats=repeats)
     return model, volume(work, tell), "bytes_per_s", "cpu_us_per_message"
 
@@ -145,14 +155,12 @@ def tracing(
     from pipeline.load.tracing import TracingWork
     from pipeline.load.tracing import tracing as measure
 
-    model = _model(_ours("models"), "linear")
-    with _ground(broker, repeats * 3) as (bootstrap, folder, tell):
+    model = _model("linear")
+    with ground(broker, repeats * 3) as (bootstrap, folder, tell):
         rounds = measure(TracingWork(model, bootstrap, folder, messages, sampled, repeats=repeats), tell)
     ratios = {f"traced / {base}": rounds.ratio("traced", base, "messages_per_s") for base in ("untraced", "bare")}
-    table = _table(rounds, {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f"})
-    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".3f")]
-    about = {"model": model.label, "sampled": sampled, "ratios": _dicts(ratios)}
-    _emit("tracing", rounds, about, lines, as_json)
+    about = {"model": model.label, "sampled": sampled}
+    show("tracing", rounds, MESSAGES, about, Compared("ratios", "ratio", ratios, ".3f"), as_json=as_json)
 
 
 @app.command()
@@ -170,13 +178,12 @@ def sequences(
     """
     from pipeline.load.sequences import SequenceWork, sequence_throughput
 
-    model = _model(_ours("models"), "encoder")
-    with _ground(broker, repeats * 2) as (bootstrap, folder, tell):
+    model = _model("encoder")
+    with ground(broker, repeats * 2) as (bootstrap, folder, tell):
         rounds = sequence_throughput(SequenceWork(model, bootstrap, folder, messages, repeats=repeats), tell)
     ratios = {"packed / padded": rounds.ratio("packed", "padded", "messages_per_s")}
-    table = _table(rounds, {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f"})
-    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".2f")]
-    _emit("sequences", rounds, {"model": model.label, "ratios": _dicts(ratios)}, lines, as_json)
+    compared = Compared("ratios", "ratio", ratios, ".2f")
+    show("sequences", rounds, MESSAGES, {"model": model.label}, compared, as_json=as_json)
 
 
 @app.command()
@@ -201,27 +208,22 @@ def latency(
     from pipeline.load.latency import LatencyWork
     from pipeline.load.latency import latency as measure
     from pipeline.load.plots import check_plot, percentiles
-    from pipeline.models import BUNDLED
 
     check_plot(plot)
     if arrivals not in list(Arrivals):
         raise ConfigError(f"--arrivals {arrivals}: give one of {', '.join(Arrivals)}")
-    model = _model(BUNDLED, "digits")
-    with _ground(broker, repeats * 3) as (bootstrap, folder, tell):
+    model = _bundled("digits")
+    with ground(broker, repeats * 3) as (bootstrap, folder, tell):
         work = LatencyWork(
             model, bootstrap, folder, rate=rate, duration_s=duration_s, arrivals=Arrivals(arrivals), repeats=repeats
         )
         rounds = measure(work, tell)
     above = {f"{p} ms": rounds.above("sluice", ["echo", "model"], f"{p}_ms") for p in ("p50", "p99")}
-    lines = [
-        *_table(rounds, {"p50_ms": ".2f", "p99_ms": ".2f"}),
-        "",
-        *_spreads("sluice above echo + model, within each round", above, ".2f"),
-    ]
     if plot is not None:
         percentiles(rounds, f"ms, {rate:g} requests a second", plot)
-    about = {"model": model.label, "rate": rate, "arrivals": arrivals, "above_echo_and_model": _dicts(above)}
-    _emit("latency", rounds, about, lines, as_json)
+    about = {"model": model.label, "rate": rate, "arrivals": arrivals}
+    compared = Compared("above_echo_and_model", "sluice above echo + model", above, ".2f")
+    show("latency", rounds, {"p50_ms": ".2f", "p99_ms": ".2f"}, about, compared, as_json=as_json)
 
 
 @app.command()
@@ -242,24 +244,23 @@ def guarantees(
     from pipeline.load.guarantees import guarantees as measure
     from pipeline.load.latency import LatencyWork
     from pipeline.load.throughput import RawWork
-    from pipeline.models import BUNDLED
 
-    linear, digits = _model(_ours("models"), "linear"), _model(BUNDLED, "digits")
+    linear, digits = _model("linear"), _bundled("digits")
     ours, base = "exactly-once", "at-least-once"
-    with _ground(broker, repeats * 2) as (bootstrap, folder, tell):
+    with ground(broker, repeats * 2) as (bootstrap, folder, tell):
         full = RawWork(linear, bootstrap, folder, messages=messages, repeats=repeats)
         rounds = measure(full, LatencyWork(digits, bootstrap, folder, rate=rate, duration_s=duration_s), tell)
     ratios = {"messages_per_s": rounds.ratio(ours, base, "messages_per_s")}
     added = {f"{p} ms": rounds.above(ours, [base], f"{p}_ms") for p in ("p50", "p99")}
-    forms = {"messages_per_s": ",.0f", "cpu_us_per_message": ".1f", "p50_ms": ".2f", "p99_ms": ".2f"}
-    lines = [
-        *_table(rounds, forms),
-        "",
-        *_spreads(f"{ours} / {base}, within each round", ratios, ".2f"),
-        *_spreads(f"{ours} above {base}, within each round", added, ".2f"),
-    ]
-    about = {"models": [linear.label, digits.label], "rate": rate, "ratios": _dicts(ratios), "added": _dicts(added)}
-    _emit("guarantees", rounds, about, lines, as_json)
+    show(
+        "guarantees",
+        rounds,
+        {**MESSAGES, "p50_ms": ".2f", "p99_ms": ".2f"},
+        {"models": [linear.label, digits.label], "rate": rate},
+        Compared("ratios", f"{ours} / {base}", ratios, ".2f"),
+        Compared("added", f"{ours} above {base}", added, ".2f"),
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -280,15 +281,15 @@ def slo(
     """
     from pipeline.load.slo import SloWork, slo_peaks
 
-    model = _model(_ours("models"), "tower")
-    with _ground(broker, repeats * 4) as (bootstrap, folder, tell):
+    model = _model("tower")
+    with ground(broker, repeats * 4) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = slo_peaks(work, tell)
     peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in ("take", "eager", "offline")}
     ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}
-    table = _table(rounds, {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"})
-    lines = [*table, "", *_spreads("ratio, within each round", ratios, ".2f")]
-    _emit("slo", rounds, {"model": model.label, "slo_ms": slo_ms, "ratios": _dicts(ratios)}, lines, as_json)
+    forms = {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"}
+    compared = Compared("ratios", "ratio", ratios, ".2f")
+    show("slo", rounds, forms, {"model": model.label, "slo_ms": slo_ms}, compared, as_json=as_json)
 
 
 @app.command()
@@ -308,82 +309,73 @@ def overload(
     from pipeline.load.slo import SloWork
     from pipeline.load.slo import overload as measure
 
-    model = _model(_ours("models"), "tower")
-    with _ground(broker, repeats) as (bootstrap, folder, tell):
+    model = _model("tower")
+    with ground(broker, repeats) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = measure(work, tell)
     ratios = {"goodput: twice / peak": rounds.ratio("twice", "peak", "goodput_per_s")}
     forms = {"offered_per_s": ",.0f", "goodput_per_s": ",.0f", "expired": ",.0f", "unanswered": ",.0f"}
-    lines = [*_table(rounds, forms), "", *_spreads("ratio, within each round", ratios, ".2f")]
-    _emit("overload", rounds, {"model": model.label, "slo_ms": slo_ms, "ratios": _dicts(ratios)}, lines, as_json)
+    compared = Compared("ratios", "ratio", ratios, ".2f")
+    show("overload", rounds, forms, {"model": model.label, "slo_ms": slo_ms}, compared, as_json=as_json)
 
 
-@contextmanager
-def _ground(broker: str | None, runs: int) -> Iterator[Ground]:
-    """A broker, a folder and someone to tell what runs; gone when the measuring is over."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+@app.command()
+def scaling(
+    broker: Broker = None,
+    repeats: Repeats = 3,
+    workers: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="So many workers at a time; may be repeated.  [default: 1, 2, 4]", min=1),
+    ] = None,
+    batch_ms: Annotated[float, typer.Option(help="How long the device of each takes for a batch.", min=1)] = 20.0,
+    rows: Annotated[int, typer.Option(help="Rows of a batch at most.", min=1)] = 64,
+    duration_s: Annotated[float, typer.Option(help="Seconds of a run at the devices' full speed.", min=1)] = 10.0,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> None:
+    """Rows a second of more and more workers of one group on one topic, each with a device of its own.
 
-    from pipeline.local import EmbeddedKafka
+    One-row raw requests for a linear model whose batches take a fixed time without the processor, as on a GPU: what is
+    measured is whether Kafka and the workers keep all devices busy, beside the processors that they share.
+    "of_device" is the share of what the devices can do.
 
-    with ExitStack() as stack:
-        stack.enter_context(ended_by_signals())
-        bootstrap = broker or stack.enter_context(EmbeddedKafka()).bootstrap
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-bench-")))
-        columns = (BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-        bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()))
-        task = bar.add_task("starting", total=runs)
-        started = 0
+    For instance: sluice bench scaling --workers 1 --workers 2 --json
+    """
+    from pipeline.load.plots import bars, check_plot
+    from pipeline.load.scaling import ScalingWork, workers_name
+    from pipeline.load.scaling import scaling as measure
 
-        def tell(what: str) -> None:
-            nonlocal started
-            bar.update(task, description=what, completed=started)
-            started += 1
+    check_plot(plot)
+    model, counts = _model("linear"), sorted(set(workers or (1, 2, 4)))
+    with ground(broker, repeats * len(counts)) as (bootstrap, folder, tell):
+        work = ScalingWork(model, bootstrap, folder, counts, rows, batch_ms, duration_s, repeats)
+        rounds = measure(work, tell)
+    one, *more = map(workers_name, counts)
+    ratios = {f"{name} / {one}": rounds.ratio(name, one, "rows_per_s") for name in more}
+    if plot is not None:
+        bars(rounds, "rows_per_s", "rows a second", plot)
+    forms, about = (
+        {"rows_per_s": ",.0f", "of_device": ".2f"},
+        {"model": model.label, "batch_ms": batch_ms, "rows": rows},
+    )
+    show("scaling", rounds, forms, about, Compared("ratios", "ratio", ratios, ".2f"), as_json=as_json)
 
-        yield bootstrap, folder, tell
 
-
-def _ours(repository: str) -> Path:
-    """A repository of the benches' own models."""
+def _model(name: str, repository: str = "models") -> Model:
+    """One of the benches' own models."""
     from pipeline import load
 
-    return Path(load.__file__).with_name(repository)
+    return _of(Path(load.__file__).with_name(repository), name)
 
 
-def _model(repository: Path, name: str) -> Model:
+def _bundled(name: str) -> Model:
+    from pipeline.models import BUNDLED
+
+    return _of(BUNDLED, name)
+
+
+def _of(repository: Path, name: str) -> Model:
     from pipeline.models import load_repository
 
     (model,) = [model for model in load_repository(repository) if model.name == name]
     return model
-
-
-def _table(rounds: Rounds, figures: dict[str, str]) -> list[str]:
-    """A line per contestant: median (least..most) of each figure that it has, in its format."""
-    rows = [["", *figures]]
-    for name, runs in rounds.runs.items():
-        shown = {f: _spread(rounds.spread(name, f), figures[f]) for f in figures if f in runs[0]}
-        rows.append([name, *(shown.get(figure, "-") for figure in figures)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-
-
-def _spreads(title: str, spreads: dict[str, Spread], form: str) -> list[str]:
-    return [f"{title}: {what}  {_spread(spread, form)}" for what, spread in spreads.items()]
-
-
-def _spread(spread: Spread, form: str) -> str:
-    return f"{spread.median:{form}} ({spread.min:{form}}..{spread.max:{form}})"
-
-
-def _dicts(spreads: dict[str, Spread]) -> dict[str, dict[str, float]]:
-    return {what: spread.to_dict() for what, spread in spreads.items()}
-
-
-def _emit(bench: str, rounds: Rounds, about: dict[str, Any], lines: list[str], as_json: bool) -> None:
-    import os
-    import platform
-
-    from pipeline.cli.output import emit
-
-    machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
-    emit({"bench": bench, "machine": machine, **about, "rounds": rounds.to_dict()}, as_json, table=lines)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from pipeline.cli.bench import app
 from pipeline.core.errors import ConfigError
-from pipeline.load import Rounds, guarantees, latency, throughput
+from pipeline.load import Rounds, guarantees, latency, scaling, throughput
 from pipeline.load.contestants import PEERS, Peer
 from pipeline.load.latency import LatencyWork
 
@@ -109,3 +109,36 @@ def test_guarantees_shows_what_exactly_once_costs(monkeypatch: pytest.MonkeyPatc
     assert (paced.model.name, paced.rate, paced.duration_s) == ("digits", 50, 3)
     printed = json.loads(CliRunner().invoke(app, ["guarantees", *options, "--json"]).stdout)
     assert printed["added"]["p50 ms"]["median"] == 7
+
+
+def test_heavy_is_a_row_a_request_of_a_model_that_takes_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[throughput.ArrowWork] = []
+
+    def measured(work: throughput.ArrowWork, tell: object) -> Rounds:
+        asked.append(work)
+        return Rounds({"model": ({"rows_per_s": 200.0},), "sluice": ({"rows_per_s": 196.0},)})
+
+    monkeypatch.setattr(throughput, "arrow_throughput", measured)
+    shown = CliRunner().invoke(app, ["throughput", "--heavy", "--broker", "kafka:1", "--repeats", "1"])
+    assert "sluice / model  0.98 (0.98..0.98)" in shown.stdout
+    (work,) = asked
+    assert (work.model.name, work.rows, work.requests) == ("high-tower", 1, 1200)
+    both = CliRunner().invoke(app, ["throughput", "--heavy", "--arrow"])
+    assert isinstance(both.exception, ConfigError)
+
+
+def test_scaling_compares_each_number_of_workers_with_the_smallest(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[scaling.ScalingWork] = []
+
+    def measured(work: scaling.ScalingWork, tell: object) -> Rounds:
+        asked.append(work)
+        rates = {"1 worker": 3000.0, "3 workers": 8700.0}
+        return Rounds({name: ({"rows_per_s": rate, "of_device": 0.9},) for name, rate in rates.items()})
+
+    monkeypatch.setattr(scaling, "scaling", measured)
+    options = ["--broker", "kafka:1", "--repeats", "1", "--workers", "3", "--workers", "1", "--batch-ms", "50"]
+    shown = CliRunner().invoke(app, ["scaling", *options])
+    assert "3 workers / 1 worker  2.90 (2.90..2.90)" in shown.stdout
+    (work,) = asked
+    assert (work.workers, work.batch_ms, work.partitions) == ([1, 3], 50, 3)
+    assert work.served().manifest.buckets[-2:] == (48, 64)
