@@ -142,7 +142,7 @@ class Flow(Service):
             pass_over=partial(self.publisher.pass_over, model),
             clock=self._clock,
         )
-        parts = Parts.of(model, lane.samples)
+        parts = Parts.of(model, lane.samples, lane.below)
         window = Window(
             lane,
             self.device,

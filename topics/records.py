@@ -45,6 +45,7 @@ class Header(StrEnum):
     MODEL = "model"
     SOURCE = "source"
     STAGES = "stages"
+    RUNG = "rung"
     ERROR_CODE = "x-error-code"
     ERROR_REASON = "x-error-reason"
     ERROR_STAGE = "x-error-stage"
@@ -66,6 +67,7 @@ _READ = frozenset(
         Header.SOURCE,
         Header.MODEL,
         Header.STAGES,
+        Header.RUNG,
         Header.ERROR_CODE,
         Header.ERROR_REASON,
         Header.ERROR_STAGE,
@@ -127,6 +129,7 @@ class Terminal:
     model: str
     content_type: str
     stages: str | None = None
+    rung: str | None = None
     error_code: str | None = None
     error_reason: str | None = None
     error_stage: str | None = None
@@ -150,6 +153,7 @@ class Terminal:
                 model=named[Header.MODEL],
                 content_type=types[-1] if types else JSON,
                 stages=named.get(Header.STAGES),
+                rung=named.get(Header.RUNG),
                 error_code=named.get(Header.ERROR_CODE),
                 error_reason=named.get(Header.ERROR_REASON),
                 error_stage=named.get(Header.ERROR_STAGE),

@@ -107,6 +107,8 @@ def describe(message: Message[Any, Any], signature: Signature | None) -> dict[st
     else:
         code, reason = notice_of(record)
         line |= {"code": code, "reason": reason}
+    if record.rung is not None:
+        line["rung"] = record.rung
     return line | _stages(record.stages)
 
 

@@ -63,6 +63,8 @@ def _line(each: Departure, began_ns: int) -> str:
     if not each.rows and not each.expired:
         what = "nothing left"
     about = ABOUT.get(each.reason, str(each.reason))
+    if each.rung is not None:
+        what += f" on {each.rung}"
     line = f"{(each.at_ns - began_ns) / 1e6:12.3f} ms  {each.model}: {what} ({each.reason}: {about})"
     if each.basis is not None:
         left_ms = (each.basis["due_ns"] - each.at_ns) / 1e6

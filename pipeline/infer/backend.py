@@ -32,6 +32,10 @@ class Slot:
     sequences: frozenset[str] = frozenset()  # inputs that a batch's `length` shortens
     length: int | None = None  # of the batch's sequences, padded; None where the model has none
 
+    def step_to(self, rung: int) -> None:
+        """Before a batch is written: its rung of the model's ladder, where there is one (`pipeline.infer.ladder`)."""
+        assert rung == 0
+
     def input(self, name: str) -> np.ndarray[Any, Any]:
         """The input's rows as this batch has them: of a sequence, those of ``length`` from the buffer's start on."""
         buffer = self.inputs[name]
@@ -49,7 +53,11 @@ class Backend(Protocol):
     """
 
     name: ClassVar[str]
-    asynchronous: ClassVar[bool]  # whether `run` may return before the outputs are there
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether `run` may return before the outputs are there."""
+        ...
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
         """Make ``model`` (already verified) ready; ``threads`` is for CPU work, by default what suits the machine.

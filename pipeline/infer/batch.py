@@ -92,6 +92,7 @@ class Batch:
     error: SluiceError | None = None
     attempts: int = 1  # runs of just this batch, while its errors may pass
     length: int | None = None  # of its sequences, padded
+    rung: int = 0  # of the model's ladder; 0 is the model itself
     blamed: SluiceError | None = None  # its one request failed; zeros run in its place, see `again`
     due_ns: int = 0  # of several models' batches the one that is due first runs first; what runs again before all
     deadline_ns: int | None = None  # the earliest of its whole requests', where what waited was ordered by urgency
@@ -106,6 +107,7 @@ class Batch:
     def fill(self, slot: Slot) -> None:
         """Write the rows into the slot's buffers: the one copy between a request's bytes and the device."""
         self.slot, slot.length = slot, self.length
+        slot.step_to(self.rung)
         for name in slot.inputs:
             buffer = slot.input(name)
             if self.blamed is not None:
@@ -151,7 +153,7 @@ class Batch:
         return len(self.pieces) + sum(map(len, self.runs)) == 1
 
     def _of(self, parts: list[Run | Piece]) -> Batch:
-        batch = Batch([], [], 0, self.planned_ns, length=self.length)
+        batch = Batch([], [], 0, self.planned_ns, length=self.length, rung=self.rung)
         for part in parts:
             batch.add(part)
         return batch

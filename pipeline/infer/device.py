@@ -32,6 +32,10 @@ class DeviceState:
     load: float = 0.0  # what is offered of the other models, as a share of what can be served
 
 
+Samples = tuple[tuple[int, int], ...]
+"""Of each bucket once it was warm: rows, ns."""
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """One version's slots on the device, and the batches that fill them; all but ``done`` belong to the event loop."""
@@ -45,7 +49,8 @@ class Lane:
     ran: Callable[[Batch], None] = field(default=lambda batch: None)  # and was read
     due_ns: Callable[[], int] = field(default=lambda: 0)  # of what waits: whose is the smallest is asked first
     load: float = 0.0  # what is offered, as a share of what can be served
-    samples: tuple[tuple[int, int], ...] = ()  # of each bucket once it was warm: rows, ns
+    samples: Samples = ()
+    below: tuple[Samples, ...] = ()  # of the models of its ladder
     filled: deque[tuple[int, int, Batch]] = field(
         default_factory=deque
     )  # due, number; the device thread takes them out
@@ -81,7 +86,9 @@ class Device:
         lane = Lane(model, backend, done, backend.slots(slots))
         backend.warm()
         if model.manifest.slo_ms is not None:
-            lane.samples = self._time(lane)
+            models = 1 + sum(rung.model is not None for rung in model.manifest.ladder)
+            lane.samples, *below = (self._time(lane, rung) for rung in range(models))
+            lane.below = tuple(below)
         self._lanes.append(lane)
         return lane
 
@@ -208,9 +215,10 @@ class Device:
             lane.ran(batch)
             lane.changed()
 
-    def _time(self, lane: Lane) -> tuple[tuple[int, int], ...]:
+    def _time(self, lane: Lane, rung: int) -> Samples:
         """How long each bucket takes, of zeros: where no batch has run yet, the only figures there are."""
         slot, samples = lane.free[0], []
+        slot.step_to(rung)
         for bucket in lane.model.manifest.buckets:
             began_ns = self._clock.now_ns()
             lane.backend.run(slot, bucket)

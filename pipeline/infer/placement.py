@@ -13,7 +13,8 @@ from pipeline.infer.backend import Backend
 from pipeline.infer.backends import backend_for
 from pipeline.infer.backends.tensorrt import find_tensorrt
 from pipeline.infer.cuda import Gpus, look_for_gpus
-from pipeline.models import Model
+from pipeline.infer.ladder import Answer, Ladder
+from pipeline.models import Model, rungs_of
 
 __all__ = ["Place", "gpu_of", "place", "placed"]
 
@@ -82,7 +83,16 @@ def place(
 
 
 def placed(model: Model, device: str) -> Backend:
-    """An unloaded backend for the model on that device. Raises `BackendError`."""
+    """An unloaded backend for the model on that device, with all of its ladder. Raises `BackendError`, `ModelError`."""
+    full, ladder = _placed(model, device), model.manifest.ladder
+    if not ladder:
+        return full
+    last = ladder[-1]
+    answer = None if last.answer is None else Answer(last.row(model.signature.outputs))
+    return Ladder(full, [(rung, _placed(rung, device)) for rung in rungs_of(model)], answer)
+
+
+def _placed(model: Model, device: str) -> Backend:
     where = place(model.manifest.backend, device)
     if where.why:
         log.warning("%s runs in ONNX Runtime on the CPU: %s", model.label, where.why)

@@ -1,6 +1,7 @@
 """The model repository: models are data, verified before they are loaded."""
 
 from pipeline.models.data import held_out
+from pipeline.models.ladder import Rung
 from pipeline.models.manifest import Manifest, Model, default_buckets
 from pipeline.models.repository import (
     BUNDLED,
@@ -9,6 +10,7 @@ from pipeline.models.repository import (
     load_repository,
     read_content,
     read_model,
+    rungs_of,
     survey,
     verify,
 )
@@ -17,6 +19,7 @@ __all__ = [
     "BUNDLED",
     "Manifest",
     "Model",
+    "Rung",
     "add_model",
     "default_buckets",
     "held_out",
@@ -24,6 +27,7 @@ __all__ = [
     "load_repository",
     "read_content",
     "read_model",
+    "rungs_of",
     "survey",
     "verify",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.core.errors import ModelError
+from pipeline.models.ladder import FULL, Rung, ladder_checks, version_of
 from topics.names import Topics, check_model_name, topics_of
 from topics.signature import Signature
 
@@ -40,6 +41,8 @@ class Manifest:
     their ends, and in ``lengths`` what a batch's longest is padded to: ascending, the last one the declared size. The
     file's axis is free. The others' padding is then computed for nobody.
 
+    ``ladder`` says what answers in the model's place, in order, when requests would be late by its ``slo_ms``.
+
     Raises `ModelError`.
     """
 
@@ -58,6 +61,7 @@ class Manifest:
     slo_ms: float | None = None
     sequences: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
+    ladder: tuple[Rung, ...] = ()
 
     def __post_init__(self) -> None:
         try:
@@ -76,6 +80,8 @@ class Manifest:
             (len(set(self.classes)) == len(self.classes), "two classes have the same name"),
             (self.file in self.files, f"file {self.file!r} is not listed in files"),
             *self._sequence_checks(),
+            *ladder_checks(self.ladder, f"{self.name}/{self.version}", self.signature.outputs),
+            (not self.ladder or self.slo_ms is not None, "a ladder needs slo_ms, which says what is late"),
             (0.0 <= self.gather_ms_max <= 60_000.0, f"gather_ms_max {self.gather_ms_max} is not within 0..60000"),
             (
                 self.slo_ms is None or 0.0 < self.slo_ms <= SLO_MS_LIMIT,
@@ -84,6 +90,9 @@ class Manifest:
         ):
             if not good:
                 raise ModelError(f"model {self.name}: {what}")
+        for rung in self.ladder:
+            if rung.model is not None:
+                _check_label(self.name, rung)
         for path, sha256 in self.files.items():
             _check_relative(path)
             if not _SHA256.match(sha256):
@@ -105,10 +114,19 @@ class Manifest:
         """Inputs of sequences and their largest size."""
         return dict.fromkeys(self.sequences, max(self.lengths, default=0))
 
+    @property
+    def rungs(self) -> tuple[str, ...]:
+        """Names of the ladder's rungs, the model itself first; none where it has no ladder."""
+        return (FULL, *(rung.name for rung in self.ladder)) if self.ladder else ()
+
     def to_toml(self) -> str:
         """The text of ``manifest.toml``; `read_manifest` gives the same manifest back."""
-        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("signature", "files")}
+        flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("signature", "files", "ladder")}
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items() if value is not None]
+        for rung in self.ladder:
+            lines += ["", "[[ladder]]", f"name = {_toml(rung.name)}"]
+            lines += [] if rung.model is None else [f"model = {_toml(rung.model)}"]
+            lines += [f"answer.{_toml(output)} = {_toml(value)}" for output, value in (rung.answer or {}).items()]
         for side, tensors in self.signature.to_dict().items():
             for tensor in tensors:
                 lines += ["", f"[[{side}]]", *(f"{key} = {_toml(value)}" for key, value in tensor.items())]
@@ -156,6 +174,12 @@ class Model:
                 said, has = (", ".join(map(str, tensors)) for tensors in (declared, found))
                 raise ModelError(f"{self.path}: the manifest declares {side} {said}, but the model has {has}")
 
+    def check_stands_in(self, rung: Model) -> None:
+        """Raise `ModelError` unless ``rung`` can answer any batch of this model."""
+        for what in ("signature", "rows_max", "buckets", "classes", "sequences", "lengths"):
+            if getattr(rung.manifest, what) != getattr(self.manifest, what):
+                raise ModelError(f"{rung.label} cannot stand in for {self.label}: its {what} is another")
+
     def to_dict(self) -> dict[str, Any]:
         """As `sluice models list --json` prints it."""
         manifest, topics = self.manifest, self.topics
@@ -172,7 +196,7 @@ class Model:
                 "dead_letters": topics.dead_letters,
             },
             "signature": self.signature.to_dict(),
-        }
+        } | ({"ladder": list(manifest.rungs)} if manifest.ladder else {})
 
 
 def version_key(version: str) -> tuple[int, ...]:
@@ -220,6 +244,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
         gather_ms_max = float(_take(rest, "gather_ms_max", (int, float), 0.0))
         slo_ms = float(_take(rest, "slo_ms", (int, float))) if "slo_ms" in rest else None
+        ladder = tuple(_rung(each) for each in _take(rest, "ladder", list, ()))
     except KeyError as error:
         raise ModelError(f"{error} is missing") from error
     if rest:
@@ -239,8 +264,28 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         slo_ms=slo_ms,
         sequences=sequences,
         lengths=lengths,
+        ladder=ladder,
         **switches,
     )
+
+
+def _rung(value: Any) -> Rung:
+    if not isinstance(value, dict):
+        raise ModelError(f"ladder: {value!r} is not a table")
+    rest = dict(value)
+    name = _take(rest, "name", str)
+    model = _take(rest, "model", str) if "model" in rest else None
+    answer = _take(rest, "answer", dict) if "answer" in rest else None
+    if rest:
+        raise ModelError(f"ladder: unknown key {', '.join(sorted(rest))}")
+    return Rung(name, model, answer)
+
+
+def _check_label(model: str, rung: Rung) -> None:
+    try:
+        version_key(version_of(rung.model or "")[1])
+    except ValueError as error:
+        raise ModelError(f"model {model}: rung {rung.name!r}: {error}") from error
 
 
 def _take(table: dict[str, Any], key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:

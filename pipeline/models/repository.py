@@ -29,7 +29,17 @@ from pipeline.models.manifest import (
 from topics.names import check_model_name
 from topics.signature import Signature
 
-__all__ = ["BUNDLED", "add_model", "list_models", "load_repository", "read_content", "read_model", "survey", "verify"]
+__all__ = [
+    "BUNDLED",
+    "add_model",
+    "list_models",
+    "load_repository",
+    "read_content",
+    "read_model",
+    "rungs_of",
+    "survey",
+    "verify",
+]
 
 log = logging.getLogger(__name__)
 
@@ -104,12 +114,26 @@ def _newest_good(newest_first: Sequence[Model | ModelError]) -> Model:
     raise refused[0]
 
 
-def verify(model: Model) -> None:
+def verify(model: Model, repository: Path | None = None) -> None:
     """Check that the directory holds exactly the listed files, unchanged, and the model has the declared signature.
 
     Refuses links, special files, pickles, plans, unlisted or missing files, wrong hashes, external data that is not a
-    listed file, an operator the runtime lacks. Raises `ModelError` with one line that says which.
+    listed file, an operator the runtime lacks. Raises `ModelError` with one line that says which. So are the models of
+    its ladder, in ``repository`` where the model itself does not lie there yet.
     """
+    _verify_alone(model)
+    for rung in rungs_of(model, repository):
+        _verify_alone(rung)
+        model.check_stands_in(rung)
+
+
+def rungs_of(model: Model, repository: Path | None = None) -> list[Model]:
+    """The models of a model's ladder, in order, their files not yet looked at. Raises `ModelError`."""
+    directory = repository or model.path.parent.parent
+    return [read_model(directory / rung.model) for rung in model.manifest.ladder if rung.model is not None]
+
+
+def _verify_alone(model: Model) -> None:
     _check_files(model)
     check_backend(model.file, model.manifest.backend)
     model.check_declared(_signature(model.file, *read_content(model), model.manifest.longest))
@@ -225,7 +249,7 @@ def _install(directory: Path, source: Path, manifest: Manifest) -> Model:
             _fsync(copy)
         (staged / MANIFEST).write_text(manifest.to_toml(), encoding="utf-8")
         _fsync(staged / MANIFEST)
-        verify(Model(manifest, staged))
+        verify(Model(manifest, staged), directory)
         for folder, _, _ in os.walk(staged):
             _fsync(Path(folder))
         staged.rename(target)  # fails where another process added the same version meanwhile

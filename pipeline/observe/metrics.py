@@ -45,6 +45,7 @@ class Source(Protocol):
     def counts(self) -> Mapping[str, Counts]: ...
     def timings(self) -> Mapping[str, Timings]: ...
     def losses(self) -> Losses: ...
+    def rungs(self) -> Mapping[str, Mapping[str, int]]: ...
 
 
 def add_instruments(meter: Meter, source: Source) -> None:
@@ -81,7 +82,15 @@ def add_instruments(meter: Meter, source: Source) -> None:
     meter.create_observable_counter(
         "sluice.requests.vanished", [vanished], "{request}", "Requests deleted by retention before they were read."
     )
+    by_rung = [lambda _: _by_rung(source)]
+    meter.create_observable_counter("sluice.requests.rungs", by_rung, "{request}", "Answered by a ladder's rungs.")
     meter.create_observable_counter("sluice.telemetry.losses", [lost], "{item}", "What measuring had to leave out.")
+
+
+def _by_rung(source: Source) -> Iterator[Observation]:
+    for model, answered in source.rungs().items():
+        for rung, count in answered.items():
+            yield Observation(count, {"sluice.model": model, "sluice.rung": rung})
 
 
 class JoiningExporter(MetricExporter):

@@ -54,6 +54,7 @@ class Observer:
         self._tallies: dict[str, dict[str, int]] = {}
         self._reasons: dict[str, dict[str, int]] = {}
         self._waiting: Waiting[Span.Link | None] = Waiting(parts_max)
+        self._rungs: dict[str, dict[str, int]] = {}
         self._recording = threading.Lock()
         self._timings: dict[str, Timings] = {}
         self._clock_skew = 0
@@ -87,9 +88,12 @@ class Observer:
         """Requests taken from Kafka."""
         self._tally(model, "received", count)
 
-    def answered(self, model: str, count: int) -> None:
-        """Requests whose prediction is acknowledged."""
+    def answered(self, model: str, count: int, rung: str | None = None) -> None:
+        """Requests whose prediction is acknowledged; ``rung`` of the model's ladder gave it, where it has one."""
         self._tally(model, Outcome.ANSWERED, count)
+        if rung is not None:
+            with self._lock:
+                _add(self._rungs, model, rung, count)
 
     def expired(self, model: str, count: int) -> None:
         """Requests whose expired notice is acknowledged."""
@@ -114,8 +118,7 @@ class Observer:
     def left(self, model: str, reason: str) -> None:
         """A batch left its window, and why."""
         with self._lock:
-            reasons = self._reasons.setdefault(model, {})
-            reasons[reason] = reasons.get(reason, 0) + 1
+            _add(self._reasons, model, reason, 1)
 
     def in_flight(self, model: str) -> int:
         """Requests received and without an outcome."""
@@ -186,12 +189,17 @@ class Observer:
             total=ModelSnapshot.of(all_counts, all_timings),
             losses=self.losses(),
             swaps=self._swaps_now(),
-            batches=self._batches_now(),
+            batches=self._copy(self._reasons),
+            rungs=self.rungs(),
         )
 
-    def _batches_now(self) -> dict[str, dict[str, int]]:
+    def rungs(self) -> dict[str, dict[str, int]]:
+        """Answered requests by model and rung, of models with a ladder."""
+        return self._copy(self._rungs)
+
+    def _copy(self, counted: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
         with self._lock:
-            return {model: dict(reasons) for model, reasons in self._reasons.items()}
+            return {model: dict(of_model) for model, of_model in counted.items()}
 
     def _swaps_now(self) -> tuple[Swap, ...]:
         with self._lock:
@@ -199,8 +207,7 @@ class Observer:
 
     def _tally(self, model: str, what: str, count: int) -> None:
         with self._lock:
-            tallies = self._tallies.setdefault(model, {})
-            tallies[what] = tallies.get(what, 0) + count
+            _add(self._tallies, model, what, count)
 
     def _record(self, finished: Sequence[tuple[Finished, Span.Link | None]]) -> None:
         by_model: dict[str, list[tuple[Finished, Span.Link | None]]] = {}
@@ -214,3 +221,8 @@ class Observer:
             with self._recording:
                 self._timings.setdefault(model, Timings()).record(measured)
                 self._clock_skew += measured.clock_skew
+
+
+def _add(counted: dict[str, dict[str, int]], model: str, what: str, count: int) -> None:
+    of_model = counted.setdefault(model, {})
+    of_model[what] = of_model.get(what, 0) + count

@@ -117,6 +117,7 @@ class Snapshot:
     losses: Losses
     swaps: tuple[Swap, ...] = ()
     batches: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by model: how many left for each reason
+    rungs: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # by model with a ladder: answered requests
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -126,6 +127,7 @@ class Snapshot:
             "losses": {name: getattr(self.losses, name) for name in Losses.__slots__},
             "swaps": [asdict(swap) for swap in self.swaps],
             "batches": {model: dict(reasons) for model, reasons in self.batches.items()},
+            "rungs": {model: dict(answered) for model, answered in self.rungs.items()},
         }
 
     def table(self, model: str | None = None) -> Table:

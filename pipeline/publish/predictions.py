@@ -39,6 +39,8 @@ class Predictions:
         self._model = model
         self._batch = batch
         self._constant: HeaderList = [(str(Header.STATUS), str(Status.OK)), (str(Header.MODEL), model.label)]
+        rungs = model.manifest.rungs
+        self._rung = rungs[batch.rung] if rungs else None
         self._runs = [_Encoded(run, columns, model) for run, columns in outputs]
         self._ready_ns = self._produced_ns = publisher.clock.now_ns()
         self._left = len(self._runs)
@@ -63,7 +65,7 @@ class Predictions:
         status, model = self._constant
         content_type = (str(Header.CONTENT_TYPE), admitted.codec.content_type)
         uniform = admitted.uniform
-        plain = uniform is not None and uniform.traceparent is None and not uniform.stages
+        plain = uniform is not None and uniform.traceparent is None and not uniform.stages and self._rung is None
         run.traced.clear()
         keys = run.keys()
         columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, strict=True)
@@ -118,7 +120,9 @@ class Predictions:
             run.refuse(position, error.str())
 
     def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
-        """Headers only some requests ask for: their stages, and the trace that goes on."""
+        """Headers only some have: the rung of the model's ladder, the stages asked for, and the trace that goes on."""
+        if self._rung is not None:
+            headers.append((Header.RUNG, self._rung))
         read = run.run.admitted.headers(run.run.lo + position)
         if read.stages or read.sampled:
             headers.append((Header.STAGES, self._stages(run, position)))
@@ -192,9 +196,9 @@ class Predictions:
         if self._left == 0:
             self._tell()
         if self._publisher.transactions is None:  # a refused one is finished by its dead letter
-            observer.answered(name, run.finish(without_refused=True))
+            observer.answered(name, run.finish(without_refused=True), self._rung)
         elif finished := run.finish():
-            observer.answered(name, finished - len(run.refused))
+            observer.answered(name, finished - len(run.refused), self._rung)
             observer.dead_lettered(name, len(run.refused))
 
     def _tell(self) -> None:

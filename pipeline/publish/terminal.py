@@ -36,6 +36,7 @@ _OWN = frozenset(
         Header.STATUS,
         Header.MODEL,
         Header.SOURCE,
+        Header.RUNG,
         Header.STAGES,  # of a request it asks for stages; a dead letter has none to tell
         Header.ERROR_CODE,
         Header.ERROR_REASON,

@@ -1,6 +1,7 @@
 """Windows requests into batches: pure planners and the shell that obeys them."""
 
 from pipeline.window.cost import Cost, Rate
+from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Late
 from pipeline.window.planner import Plan, Planner, Reason, WorkConserving
 from pipeline.window.record import Departure, Parts, Recording, replay
@@ -14,6 +15,7 @@ __all__ = [
     "DeadlineFirst",
     "Decision",
     "Departure",
+    "Ladder",
     "Late",
     "Parts",
     "Plan",

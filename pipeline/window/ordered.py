@@ -131,6 +131,24 @@ class Ordered:
             gone.setdefault(source, []).extend(range(lo, hi))
         return [(self._leave(source, len(requests)), requests) for source, requests in gone.items()], rows
 
+    def take_late(self, by_ns: int, row_ns: float, space: int) -> tuple[list[Run], int]:
+        """Take out what `expire` would and what came earlier of their keys, as many as fit whole into ``space``."""
+        late = hopeless(self.columns, by_ns, row_ns)
+        keys, places = self._matrix[_KEY], self._matrix[_PLACE]
+        keyed = late & (keys != 0)
+        theirs, which = np.unique(keys[keyed], return_inverse=True)
+        if theirs.size:
+            latest = np.zeros(theirs.size, np.int64)
+            np.maximum.at(latest, which, places[keyed])
+            at = np.searchsorted(theirs, keys).clip(max=theirs.size - 1)
+            late |= (theirs[at] == keys) & (places <= latest[at])
+        chosen = np.flatnonzero(late)
+        chosen = chosen[np.argsort(places[chosen])]  # as they came: what does not fit is behind in its key, too
+        chosen = chosen[: int(np.searchsorted(np.cumsum(self._matrix[_ROWS, chosen]), space, side="right"))]
+        deadline_ns, places = int(self._matrix[_DEADLINE, chosen].min(initial=NEVER_NS)), places[chosen]
+        self._matrix = np.delete(self._matrix, chosen, axis=1)
+        return [Run(self._leave(source, hi - lo), lo, hi, 0) for source, lo, hi in _stretches(places)], deadline_ns
+
     def _leave(self, source: int, count: int) -> Admitted:
         admitted = self._sources[source]
         self._left[source] -= count

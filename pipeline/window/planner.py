@@ -67,10 +67,11 @@ class Plan:
     run_rows: int = 0  # rows from the front that the next free slot runs now; 0: none
     # Requests are answered as expired now, before anything runs, whose deadline less so much per row is not after this.
     expire_ns: int | None = None
-    expire_row_ns: float = 0.0
+    expire_row_ns: float = 0.0  # with `run_rows` these run, on `rung`, at most so many rows of them
     wake_at_ns: int | None = None
     reason: Reason = Reason.NOTHING
     basis: Basis | None = None
+    rung: int = 0  # of the model's ladder that runs them; 0 is the model itself
 
 
 class Planner(Protocol):

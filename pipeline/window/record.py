@@ -15,12 +15,16 @@ from pipeline.infer.batch import Run
 from pipeline.infer.device import DeviceState
 from pipeline.models import Model
 from pipeline.window.cost import Cost, Rate
+from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Asked
 from pipeline.window.planner import Reason, WorkConserving
 from pipeline.window.scheduler import Decision, Scheduler
 from pipeline.window.slo import DeadlineFirst
 
 __all__ = ["Departure", "Parts", "Recording", "replay"]
+
+Samples = Sequence[tuple[int, int]]
+"""Of each bucket when it was warmed: rows, ns."""
 
 Write = Callable[[bytes], object]
 _ASKED = ("order_ns", "due_ns", "deadline_ns", "keys")
@@ -35,20 +39,25 @@ class Parts:
     buckets: Sequence[int]
     gather_ns: int = 0
     slo_ns: int | None = None
-    samples: Sequence[tuple[int, int]] = ()  # of each bucket when it was warmed: rows, ns
+    samples: Samples = ()
+    rungs: Sequence[str] = ()  # of the model's ladder, itself first, where it has one
+    below: Sequence[Samples] = ()  # of the ladder's other models; a rung without is a constant answer
 
     @classmethod
-    def of(cls, model: Model, samples: Sequence[tuple[int, int]] = ()) -> Parts:
+    def of(cls, model: Model, samples: Samples = (), below: Sequence[Samples] = ()) -> Parts:
         """As the model's manifest has them."""
         manifest = model.manifest
         slo_ns = None if manifest.slo_ms is None else round(manifest.slo_ms * 1e6)
         gather_ns = int(manifest.gather_ms_max * 1e6)
-        return cls(model.label, manifest.rows_max, manifest.buckets, gather_ns, slo_ns, samples)
+        sizes = manifest.rows_max, manifest.buckets
+        return cls(model.label, *sizes, gather_ns, slo_ns, samples, manifest.rungs, below)
 
-    def planner(self) -> DeadlineFirst:
+    def planner(self) -> DeadlineFirst | Ladder:
         """A planner that knows nothing else yet."""
-        plain = WorkConserving(self.rows_max, self.gather_ns)
-        return DeadlineFirst(plain, Cost(self.buckets, self.samples), Rate(), self.slo_ns)
+        plain, rate = WorkConserving(self.rows_max, self.gather_ns), Rate()
+        costs = [Cost(self.buckets, samples) for samples in (self.samples, *self.below)]
+        full, *below = (DeadlineFirst(plain, cost, rate, self.slo_ns) for cost in costs)
+        return Ladder([full, *below], answers=len(self.rungs) > len(costs)) if self.rungs else full
 
 
 class Recording:
@@ -72,13 +81,14 @@ class Recording:
         self._line("added", {**told, "asked": columns})
         self._count += 1
 
-    def ran(self, rows: int, run_ns: int) -> None:
+    def ran(self, rows: int, run_ns: int, rung: int) -> None:
         """A batch has run."""
-        self._line("ran", {"rows": rows, "run_ns": run_ns})
+        self._line("ran", {"rows": rows, "run_ns": run_ns, "rung": rung})
 
-    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool, rung: int) -> None:
         """A batch is answered."""
-        self._line("acked", {"now_ns": now_ns, "rows": rows, "run_ns": run_ns, "tail_ns": tail_ns, "late": late})
+        told = {"now_ns": now_ns, "rows": rows, "run_ns": run_ns, "tail_ns": tail_ns, "late": late, "rung": rung}
+        self._line("acked", told)
 
     def decided(self, decision: Decision, state: DeviceState, now_ns: int, *, last: bool) -> None:
         """The planner was asked."""
@@ -101,6 +111,7 @@ class Departure:
     expired: int
     basis: dict[str, Any] | None
     same: bool  # whether the replay decided just that
+    rung: str | None = None  # of a batch of a model with a ladder
 
 
 def replay(lines: Iterable[bytes]) -> Iterator[Departure]:
@@ -117,7 +128,7 @@ def replay(lines: Iterable[bytes]) -> Iterator[Departure]:
         model, what = told.pop("model"), told.pop("what")
         if what == "start":
             parts = Parts(model=model, **told)
-            again[model] = _Again(Scheduler(parts.planner(), parts.rows_max))
+            again[model] = _Again(Scheduler(parts.planner(), parts.rows_max), parts.rungs)
             continue
         departure = again[model].tell(model, what, told)
         if departure is not None:
@@ -129,6 +140,7 @@ class _Again:
     """A scheduler told from a recording."""
 
     scheduler: Scheduler
+    rungs: Sequence[str]
     numbers: dict[int, int] = field(default_factory=dict)
     kept: list[Admitted] = field(default_factory=list)  # so that no identity comes twice
 
@@ -169,6 +181,7 @@ class _Again:
             expired=sum(len(requests) for _, requests in recorded["late"]),
             basis=recorded["basis"],
             same=same,
+            rung=self.rungs[recorded["rung"]] if self.rungs and recorded["rows"] else None,
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.admit import Admitted
 from pipeline.infer.batch import Batch
 from pipeline.infer.device import DeviceState
+from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Asked, Late
 from pipeline.window.planner import Plan, Planner, Reason
 from pipeline.window.slo import DeadlineFirst
@@ -38,7 +39,11 @@ class Scheduler:
     def __init__(self, planner: Planner, rows_max: int, recording: Recording | None = None) -> None:
         self.waiting = Waiting(rows_max)
         self._planner = planner
-        self._learning = planner if isinstance(planner, DeadlineFirst) else None
+        self._ladder = planner if isinstance(planner, Ladder) else None
+        self._rungs: Sequence[DeadlineFirst] = (planner,) if isinstance(planner, DeadlineFirst) else ()
+        if self._ladder is not None:
+            self._rungs = self._ladder.rungs
+        self._learning = self._rungs[0] if self._rungs else None
         self._rows_max = rows_max
         self._recording = recording
 
@@ -54,40 +59,48 @@ class Scheduler:
         """What to do now; ask again until it is nothing. ``last``: nothing more comes, and another version waits."""
         plan = self._planner.plan(self.waiting, state, now_ns)
         if last and plan.expire_ns is None and state.free_slots and self.waiting.rows:
-            plan = Plan(run_rows=min(self.waiting.rows, self._rows_max), reason=Reason.HAND_OVER)
+            plan = Plan(run_rows=min(self.waiting.rows, self._rows_max), reason=Reason.HAND_OVER, rung=plan.rung)
         decision = self._obey(plan, state, now_ns)
         if self._recording is not None:
             self._recording.decided(decision, state, now_ns, last=last)
         return decision
 
     def _obey(self, plan: Plan, state: DeviceState, now_ns: int) -> Decision:
-        if plan.expire_ns is not None:
-            return Decision(plan, late=self.waiting.expire(plan.expire_ns, plan.expire_row_ns))
-        if not plan.run_rows:
-            return Decision(plan)
         due_ns = self.waiting.due_ns
-        batch = self.waiting.take(plan.run_rows, now_ns)
-        batch.due_ns = due_ns
+        if plan.expire_ns is not None:
+            late = plan.expire_ns, plan.expire_row_ns
+            answered = self.waiting.take_late(*late, plan.run_rows, now_ns) if plan.run_rows else None
+            if answered is None:
+                return Decision(plan, late=self.waiting.expire(*late))
+            batch = answered
+        elif plan.run_rows:
+            batch = self.waiting.take(plan.run_rows, now_ns)
+        else:
+            return Decision(plan)
+        batch.due_ns, batch.rung = due_ns, plan.rung
+        if self._ladder is not None:
+            self._ladder.left(plan.rung, now_ns)
         # Nobody plans by it while no model has deadlines.
         foreseen = batch.deadline_ns is not None or state.load > 0
-        if foreseen and self._learning is not None and self._learning.cost.known:
-            batch.expected_ns = round(self._learning.cost.run_ns(batch.rows))
+        if foreseen and plan.rung < len(self._rungs) and self._rungs[plan.rung].cost.known:
+            batch.expected_ns = round(self._rungs[plan.rung].cost.run_ns(batch.rows))
         return Decision(plan, batch)
 
-    def ran(self, rows: int, run_ns: int) -> None:
+    def ran(self, rows: int, run_ns: int, rung: int = 0) -> None:
         """A batch has run for so long."""
-        if self._learning is not None:
-            self._learning.cost.ran(rows, run_ns)
+        if rung < len(self._rungs):
+            self._rungs[rung].cost.ran(rows, run_ns)
         if self._recording is not None:
-            self._recording.ran(rows, run_ns)
+            self._recording.ran(rows, run_ns, rung)
 
-    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
+    def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool, rung: int = 0) -> None:
         """So long after its end a batch's answers are with the broker; ``late``: after a deadline of one of them."""
-        if self._learning is not None:
-            self._learning.cost.acked(rows, run_ns, tail_ns, now_ns, late=late)
+        if rung < len(self._rungs):
+            self._rungs[rung].cost.acked(rows, run_ns, tail_ns, now_ns, late=late)
         if self._recording is not None:
-            self._recording.acked(rows, run_ns, tail_ns, now_ns, late=late)
+            self._recording.acked(rows, run_ns, tail_ns, now_ns, late=late, rung=rung)
 
     def load(self, now_ns: int) -> float:
         """What is offered, as a share of what can be served within the SLO; 0 without one."""
-        return 0.0 if self._learning is None else self._learning.load(now_ns)
+        learning = self._learning if self._ladder is None else self._ladder.current
+        return 0.0 if learning is None else learning.load(now_ns)

@@ -141,6 +141,18 @@ class Waiting:
         if stretch.taken == size:
             stretch.lo, stretch.taken, stretch.joined = stretch.lo + 1, 0, None
 
+    def take_late(self, by_ns: int, row_ns: float, rows_max: int, planned_ns: int) -> Batch | None:
+        """A batch of what `expire` would take out, and of their keys before them; None where not one fits into it."""
+        assert self._ordered is not None and not self._stretches
+        batch = Batch([], [], 0, planned_ns)
+        runs, batch.deadline_ns = self._ordered.take_late(by_ns, row_ns, rows_max)
+        for run in runs:
+            batch.add(run)
+        self._rows -= batch.rows
+        if not self._ordered:
+            self._ordered = None
+        return batch if runs else None
+
     def expire(self, by_ns: int, row_ns: float = 0.0) -> list[Late]:
         """Take out the requests whose deadline, less ``row_ns`` for each of their rows, is not after ``by_ns``."""
         if self._ordered is None:

@@ -97,7 +97,8 @@ class Window:
     def _ran(self, batch: Batch) -> None:
         if batch.error is None and batch.blamed is None:
             # Of an asynchronous backend the batch before may have run on when this one was started.
-            self._schedulers[batch.length].ran(batch.rows, batch.computed_ns - max(batch.started_ns, self._ended_ns))
+            run_ns = batch.computed_ns - max(batch.started_ns, self._ended_ns)
+            self._schedulers[batch.length].ran(batch.rows, run_ns, batch.rung)
         self._ended_ns = batch.computed_ns
 
     def _acked(self, batch: Batch, acked_ns: int) -> None:
@@ -108,7 +109,8 @@ class Window:
     def _answered(self, batch: Batch, acked_ns: int) -> None:
         run_ns, tail_ns = batch.computed_ns - batch.started_ns, acked_ns - batch.computed_ns
         assert batch.deadline_ns is not None
-        self._schedulers[batch.length].acked(batch.rows, run_ns, tail_ns, acked_ns, late=acked_ns > batch.deadline_ns)
+        late = acked_ns > batch.deadline_ns
+        self._schedulers[batch.length].acked(batch.rows, run_ns, tail_ns, acked_ns, late=late, rung=batch.rung)
 
     def _due_ns(self) -> int:
         if self._again or self._held:

@@ -89,7 +89,7 @@ class FakeBackend:
 
     def _slot(self) -> Slot:
         arrays: list[dict[str, np.ndarray[Any, Any]]] = [
-            {tensor.name: tensor.empty(self.rows_max) for tensor in side}
+            {tensor.name: np.zeros((self.rows_max, *tensor.shape), tensor.dtype) for tensor in side}
             for side in (SIGNATURE.inputs, SIGNATURE.outputs)
         ]
         return Slot(next(self._numbers), *arrays)

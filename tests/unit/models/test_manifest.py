@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ModelError
+from pipeline.models.ladder import Rung
 from pipeline.models.manifest import MANIFEST, Manifest, default_buckets, read_manifest, version_key
 from topics.signature import Signature, Tensor
 
@@ -35,6 +36,7 @@ GOOD = Manifest(
     slo_ms=15.5,
     sequences=("x",),
     lengths=(1, 2),
+    ladder=(Rung("int8", model="other/2"), Rung("default", answer={"y": [True]})),
 )
 
 
@@ -45,13 +47,14 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
     switches, sizes = ("answer_rejected", "allow_not_finite"), ("gather_ms_max", "slo_ms", "buckets", "lengths")
+    text = replace(GOOD, ladder=()).to_toml()
     optional = (*switches, *sizes, "classes", "sequences")
-    lines = [line for line in GOOD.to_toml().split("\n") if not line.startswith(optional)]
+    lines = [line for line in text.split("\n") if not line.startswith(optional)]
     (tmp_path / MANIFEST).write_text("\n".join(lines), encoding="utf-8")
     manifest = read_manifest(tmp_path)
     assert manifest.answer_rejected
     assert not manifest.allow_not_finite
-    assert manifest.slo_ms is None
+    assert (manifest.slo_ms, manifest.ladder, manifest.rungs) == (None, (), ())
     assert (manifest.sequences, manifest.lengths) == ((), ())
     assert (manifest.gather_ms_max, manifest.classes, manifest.buckets) == (0.0, (), (1, 2, 3, 4, 6, 8))
 
@@ -90,6 +93,25 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ({"gather_ms_max": float("nan")}, "gather_ms_max"),
         ({"slo_ms": 0.0}, "slo_ms"),
         ({"slo_ms": float("inf")}, "slo_ms"),
+        ({"slo_ms": None}, "needs slo_ms"),
+        ({"ladder": (Rung("full", model="other/2"),)}, "the same name"),
+        ({"ladder": (Rung("a", model="other/2"), Rung("a", model="other/3"))}, "the same name"),
+        ({"ladder": tuple(Rung(f"r{at}", model="other/2") for at in range(8))}, "9 rungs"),
+        ({"ladder": (Rung("Not a name", model="other/2"),)}, "is not a name"),
+        ({"ladder": (Rung("a"),)}, "a model or an answer"),
+        ({"ladder": (Rung("a", model="other/2", answer={"y": [True]}),)}, "a model or an answer"),
+        ({"ladder": (Rung("a", model="some-model/1.10"),)}, "is the model itself"),
+        ({"ladder": (Rung("a", model="other"),)}, "is not NAME/VERSION"),
+        ({"ladder": (Rung("a", model="../etc/1"),)}, "model name"),
+        ({"ladder": (Rung("a", model="other/../1"),)}, "version"),
+        ({"ladder": (Rung("a", answer={"y": [True]}), Rung("b", model="other/2"))}, "nothing is asked"),
+        ({"ladder": (Rung("a", answer={}),)}, r"it answers \[\], the model gives \['y'\]"),
+        ({"ladder": (Rung("a", answer={"y": [True], "z": 1}),)}, "the model gives"),
+        ({"ladder": (Rung("a", answer={"y": [True, False]}),)}, r"shape \[2\]"),
+        ({"ladder": (Rung("a", answer={"y": True}),)}, r"shape \[\]"),
+        ({"ladder": (Rung("a", answer={"y": [2]}),)}, "not all such numbers"),
+        ({"ladder": (Rung("a", answer={"y": ["yes"]}),)}, "not all such numbers"),
+        ({"ladder": (Rung("a", answer={"y": [[1], [1, 2]]}),)}, "y bool"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: str) -> None:
@@ -113,6 +135,12 @@ def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: st
         ("shape = [2, 3]", "shape = [2, -3]", "shape"),
         ("shape = [2, 3]", "shape = 2", "not a tensor"),
         ("[[inputs]]", "[[entries]]", "missing"),
+        ("[[ladder]]", "[ladder]", "declare|overwrite|Cannot|wrong type"),
+        ('name = "int8"', "name = 8", "wrong type"),
+        ('model = "other/2"', "model = 2", "wrong type"),
+        ('model = "other/2"', 'model = "other/2"\nwhen = 1', "unknown key when"),
+        ('name = "int8"', "", "'name' is missing"),
+        ('answer."y" = [true]', "answer = 1", "wrong type"),
         ('"model.onnx" =', '"model.onnx" = 1 #', "hashes are texts"),
         ("[files]", "[files", "Expected"),
     ],

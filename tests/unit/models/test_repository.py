@@ -118,8 +118,8 @@ def test_a_reader_never_sees_part_of_an_addition(tmp_path: Path, monkeypatch: py
     """At the moment before the rename, which is where a crash would leave it, the repository lists nothing."""
     seen: list[list[Model]] = []
 
-    def look(model: Model) -> None:
-        verify(model)
+    def look(model: Model, repository: Path) -> None:
+        verify(model, repository)
         seen.append(list_models(tmp_path / "models"))
 
     monkeypatch.setattr(repository, "verify", look)

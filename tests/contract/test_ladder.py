@@ -1,0 +1,137 @@
+"""A ladder on a real broker: under overload a fast rung answers, all are answered, and the model itself afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from confluent_kafka import Producer
+from onnx import TensorProto, helper, numpy_helper
+
+from pipeline.local import EmbeddedKafka
+from pipeline.models import add_model
+from pipeline.models.manifest import MANIFEST
+from tests.contract.worker import Worker, committed, read_all
+from tests.unit.models import graphs
+from topics.names import topics_of
+from topics.records import RAW, Status
+
+SLO_MS = 4_000
+ROWS_MAX = 16
+WIDTH, LAYERS = 768, 300  # tenths of a second a batch: under a hundred rows a second
+VALUES = {"full": 1.0, "fast": 2.0, "default": 3.0}
+LADDER = """slo_ms = {slo_ms}
+[[ladder]]
+name = "fast"
+model = "{fast}/1"
+[[ladder]]
+name = "default"
+answer.y = 3
+"""
+
+
+def slow(path: Path) -> Path:
+    """Answers 1, after many matrix products."""
+    nodes = [helper.make_node("MatMul", ["x", "first"], ["layer0"])]
+    nodes += [helper.make_node("MatMul", [f"layer{at}", "weights"], [f"layer{at + 1}"]) for at in range(LAYERS)]
+    nodes += [
+        helper.make_node("ReduceMean", [f"layer{LAYERS}"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "one"], ["y"]),
+    ]
+    constants = {
+        "first": np.full((4, WIDTH), 1e-3),
+        "weights": np.eye(WIDTH) * 0.9,
+        "zero": np.array(0.0),
+        "one": np.array(VALUES["full"]),
+    }
+    return _saved(path, nodes, constants)
+
+
+def fast(path: Path) -> Path:
+    """Answers 2 at once."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "two"], ["y"]),
+    ]
+    return _saved(path, nodes, {"zero": np.array(0.0), "two": np.array(VALUES["fast"])})
+
+
+def _saved(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> Path:
+    return graphs.save(
+        path,
+        nodes,
+        inputs={"x": (TensorProto.FLOAT, ("batch", 4))},
+        outputs={"y": (TensorProto.FLOAT, ("batch",))},
+        constants=[numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+
+
+@pytest.fixture
+def laddered(tmp_path: Path, topic: Callable[..., str]) -> tuple[Path, str]:
+    """A slow model whose ladder is a fast one and a constant."""
+    models, name, below = tmp_path / "models", topic("slow"), topic("fast")
+    add_model(models, fast(tmp_path / f"{below}.onnx"), name=below, rows_max=ROWS_MAX)
+    add_model(models, slow(tmp_path / f"{name}.onnx"), name=name, rows_max=ROWS_MAX)
+    manifest = models / name / "1" / MANIFEST
+    ladder = LADDER.format(slo_ms=SLO_MS, fast=below)
+    manifest.write_text(manifest.read_text().replace("[[inputs]]", f"{ladder}\n[[inputs]]", 1))
+    return models, name
+
+
+@pytest.mark.parametrize("guarantee", ["at-least-once", "exactly-once"])
+def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_can(
+    broker: EmbeddedKafka, laddered: tuple[Path, str], tmp_path: Path, topic: Callable[..., str], guarantee: str
+) -> None:
+    models, name = laddered
+    topics, group = topics_of(name), topic("group")
+    decisions, report = tmp_path / "decisions", tmp_path / "report"
+    options = ["--record-decisions", str(decisions), "--report", str(report), "--guarantee", guarantee]
+    value = np.ones((1, 4), np.float32).tobytes()
+    with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 20})
+        sent, began_s = 0, time.monotonic()
+        for rate, duration_s in ((5, 3.0), (500, 5.0), (5, 6.0)):
+            for at in range(int(rate * duration_s)):
+                if (wait_s := began_s + at / rate - time.monotonic()) > 0:
+                    time.sleep(wait_s)
+                headers = {"content-type": RAW, "request-id": f"r{sent}"}
+                producer.produce(topics.requests, value, b"k%d" % (sent % 50), headers=list(headers.items()))
+                sent += 1
+            producer.poll(0)
+            began_s = time.monotonic()
+        assert producer.flush(60) == 0
+        outcomes = read_all(broker.bootstrap, topics, sent)
+        assert worker.stop() == 0
+    assert not outcomes.dead and len(outcomes.answers) == sent and set(outcomes.answered.values()) == {1}
+    assert committed(broker.bootstrap, group, topics.requests) >= sent
+    rungs, order = dict[int, str](), dict[bytes | None, list[int]]()
+    for message, answer in outcomes.answers:
+        if answer.status is Status.OK:
+            assert answer.rung is not None and answer.model == f"{name}/1"
+            assert np.frombuffer(answer.value or b"", np.float32).tolist() == [VALUES[answer.rung]]
+            rungs[int(answer.request_id[1:])] = answer.rung
+            order.setdefault(message.key(), []).append(int(answer.request_id[1:]))
+    assert all(numbers == sorted(numbers) for numbers in order.values()), "a key's answers are in its order"
+    assert len(rungs) >= 0.9 * sent, Counter(rungs.values())
+    counted = Counter(rungs.values())
+    assert counted["fast"] > sent // 2, counted
+    assert [rungs[number] for number in (*range(10), *range(sent - 10, sent))] == ["full"] * 20
+    assert json.loads(report.read_text())["rungs"] == {name: dict(counted)}
+    explain = [sys.executable, "-m", "pipeline.cli", "explain", str(decisions), "--json"]
+    told = json.loads(subprocess.run(explain, check=True, capture_output=True, timeout=60).stdout)
+    assert told["differ"] == 0
+    left = Counter[str]()
+    for each in told["departures"]:
+        if each["rows"]:
+            left[each["rung"]] += each["requests"]
+    assert left == counted
