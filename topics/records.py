@@ -129,10 +129,10 @@ class Terminal:
     model: str
     content_type: str
     stages: str | None = None
-    rung: str | None = None
     error_code: str | None = None
     error_reason: str | None = None
     error_stage: str | None = None
+    rung: str | None = None
 
     @classmethod
     def from_kafka(cls, key: bytes | None, value: bytes | None, headers: Headers | None) -> Terminal:
@@ -153,10 +153,10 @@ class Terminal:
                 model=named[Header.MODEL],
                 content_type=types[-1] if types else JSON,
                 stages=named.get(Header.STAGES),
-                rung=named.get(Header.RUNG),
                 error_code=named.get(Header.ERROR_CODE),
                 error_reason=named.get(Header.ERROR_REASON),
                 error_stage=named.get(Header.ERROR_STAGE),
+                rung=named.get(Header.RUNG),
             )
         except KeyError as error:
             raise ValueError(f"not a Sluice record: header {error} is missing") from error

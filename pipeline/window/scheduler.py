@@ -57,6 +57,7 @@ class Scheduler:
 
     def next(self, state: DeviceState, now_ns: int, *, last: bool = False) -> Decision:
         """What to do now; ask again until it is nothing. ``last``: nothing more comes, and another version waits."""
+        self.load(now_ns)  # others ask for it too, unrecorded: what it learns from is so learnt at a recorded moment
         plan = self._planner.plan(self.waiting, state, now_ns)
         if last and plan.expire_ns is None and state.free_slots and self.waiting.rows:
             plan = Plan(run_rows=min(self.waiting.rows, self._rows_max), reason=Reason.HAND_OVER, rung=plan.rung)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ from topics.records import RAW, Status
 
 SLO_MS = 4_000
 ROWS_MAX = 16
+ROW = np.ones(4, np.float32).tobytes()
 WIDTH, LAYERS = 768, 300  # tenths of a second a batch: under a hundred rows a second
 VALUES = {"full": 1.0, "fast": 2.0, "default": 3.0}
 LADDER = """slo_ms = {slo_ms}
@@ -96,7 +98,6 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
     topics, group = topics_of(name), topic("group")
     decisions, report = tmp_path / "decisions", tmp_path / "report"
     options = ["--record-decisions", str(decisions), "--report", str(report), "--guarantee", guarantee]
-    value = np.ones((1, 4), np.float32).tobytes()
     with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
         producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 20})
         sent, began_s = 0, time.monotonic()
@@ -105,7 +106,7 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
                 if (wait_s := began_s + at / rate - time.monotonic()) > 0:
                     time.sleep(wait_s)
                 headers = {"content-type": RAW, "request-id": f"r{sent}"}
-                producer.produce(topics.requests, value, b"k%d" % (sent % 50), headers=list(headers.items()))
+                producer.produce(topics.requests, ROW, b"k%d" % (sent % 50), headers=list(headers.items()))
                 sent += 1
             producer.poll(0)
             began_s = time.monotonic()
@@ -135,3 +136,38 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
         if each["rows"]:
             left[each["rung"]] += each["requests"]
     assert left == counted
+
+
+def test_a_ladder_is_swapped_in_with_its_version_and_one_that_cannot_be_is_not(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    models, name, below = tmp_path / "models", topic("plain"), topic("fast")
+    for each in (name, below):
+        add_model(models, fast(tmp_path / f"{each}.onnx"), name=each, rows_max=ROWS_MAX)
+    topics, log, sent = topics_of(name), tmp_path / "log", 0
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    with Worker(broker.bootstrap, models, topic("group"), log=log) as worker:
+        for version, rung, words in (
+            (2, f"{below}/1", f"{name}/1 is freed"),
+            (3, f"{below}/7", f"refused, {name}/2 serves on"),
+            (4, f"{below}/1", f"{name}/2 is freed"),
+        ):
+            source = tmp_path / f"version{version}"
+            shutil.copytree(models / name / "1", source)
+            text = (source / MANIFEST).read_text().replace('version = "1"', f'version = "{version}"')
+            ladder = LADDER.format(slo_ms=SLO_MS, fast=rung.partition("/")[0]).replace("/1", f"/{rung[-1]}")
+            (source / MANIFEST).write_text(text.replace("[[inputs]]", f"{ladder}\n[[inputs]]", 1))
+            shutil.copytree(source, models / name / str(version))
+            end = time.monotonic() + 60
+            while words not in log.read_text():
+                assert time.monotonic() < end and worker.process.poll() is None, log.read_text()
+                producer.produce(topics.requests, ROW, headers=[("content-type", RAW.encode())])
+                sent += 1
+                producer.flush()
+                time.sleep(0.05)
+        outcomes = read_all(broker.bootstrap, topics, sent)
+        assert worker.stop() == 0
+    assert set(outcomes.answered.values()) == {1} and len(outcomes.answers) == sent
+    rungs = {(answer.model, answer.rung) for _, answer in outcomes.answers if answer.status is Status.OK}
+    assert rungs >= {(f"{name}/1", None), (f"{name}/2", "full")}
+    assert all((rung is None) == (model == f"{name}/1") for model, rung in rungs)

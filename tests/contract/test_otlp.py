@@ -162,6 +162,19 @@ def test_counters_arrive_and_balance(endpoint: Endpoint) -> None:
     assert metrics["sluice.requests.received"].sum.is_monotonic
     assert not metrics["sluice.requests.in_flight"].sum.is_monotonic
     assert attributes_of(received) == {"sluice.model": "digits"}
+    assert "sluice.requests.rungs" not in metrics, "no model has a ladder"
+
+
+def test_answers_of_a_ladder_are_counted_by_rung(endpoint: Endpoint) -> None:
+    observer = Observer(otlp_endpoint=endpoint.url)
+    observer.start()
+    for rung, count in (("full", 3), ("fast", 5), ("full", 1)):
+        observer.received("digits", count)
+        observer.answered("digits", count, rung)
+    observer.shutdown()
+    points = metrics_of(endpoint.metrics[-1])["sluice.requests.rungs"].sum.data_points
+    counted = {attributes_of(point)["sluice.rung"]: point.as_int for point in points}
+    assert counted == {"full": 4, "fast": 5} and {attributes_of(p)["sluice.model"] for p in points} == {"digits"}
 
 
 def test_stages_arrive_as_exponential_histograms_in_seconds(endpoint: Endpoint) -> None:

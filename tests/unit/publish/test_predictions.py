@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, Message
 
 from pipeline.core.errors import BackendBusyError, BackendError, DeviceLostError
 from pipeline.infer import Batch, Joined, Piece, Run, Slot
+from pipeline.models import Model, Rung
 from pipeline.observe import Stage
 from pipeline.observe.tracecontext import split_traceparent
 from tests.unit.infer.makers import SIGNATURE
@@ -369,3 +371,28 @@ def test_a_published_record_is_a_terminal_record_to_a_client() -> None:
         (sent,) = bench.answer(request(3, key=b"k"))
         terminal = Terminal.from_kafka(sent.key, sent.value, sent.headers)
         assert (terminal.status, terminal.model, terminal.source) == ("ok", "m/1", f"{TOPIC}/0/3")
+
+
+def test_where_the_model_has_a_ladder_a_prediction_names_its_rung_also_when_produced_again() -> None:
+    with flow() as bench:
+        manifest = replace(bench.model.manifest, slo_ms=20.0, ladder=(Rung("fast", model="fast/1"),))
+        bench.lane.model = Model(manifest, bench.model.path)
+        for rung in range(2):
+            batch = bench.batch(*bench.admit(request(rung)))
+            batch.rung = rung
+            bench.publish(batch)
+            bench.producer.wait_for(rung + 1)
+        full, fast = bench.producer.wait_for(2)
+        assert [sent.header("rung") for sent in (full, fast)] == ["full", "fast"]
+        assert fast.header("model") == "m/1"
+        bench.producer.report(full)
+        bench.producer.report(fast, code=KafkaError._MSG_TIMED_OUT)
+        bench.settle()
+        bench.clock.late_ns += 10**9
+        again = bench.producer.wait_for(3)[-1]
+        assert (again.header("rung"), again.header("source")) == ("fast", fast.header("source"))
+        bench.producer.report(again)
+        assert bench.drained()
+        bench.settle()
+        assert bench.observer.snapshot().to_dict()["rungs"] == {"m": {"full": 1, "fast": 1}}
+        assert bench.observer.rungs() == {"m": {"full": 1, "fast": 1}}

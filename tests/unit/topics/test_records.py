@@ -46,6 +46,11 @@ def test_a_prediction_is_read_from_its_four_headers() -> None:
     assert record == Terminal(Status.OK, b"value", b"key", "r-1", "digits.requests/2/7", "digits/1", JSON)
 
 
+def test_a_prediction_of_a_model_with_a_ladder_says_its_rung() -> None:
+    assert Terminal.from_kafka(None, b"", OK).rung is None
+    assert Terminal.from_kafka(None, b"", [*OK, ("rung", b"int8")]).rung == "int8"
+
+
 def test_a_dead_letter_says_why() -> None:
     errors = [("x-error-code", b"malformed"), ("x-error-reason", b"no JSON"), ("x-error-stage", b"decode")]
     record = Terminal.from_kafka(None, None, [("status", b"rejected"), *OK[1:], *errors])
