@@ -1,15 +1,27 @@
-"""`python -m pipeline.plan`: our planner beside others on the same Poisson arrivals, on two virtual devices."""
+"""`python -m pipeline.plan`: our planner beside others on the same Poisson arrivals, on virtual devices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from pipeline.load.arrivals import poisson
+from pipeline.plan.noise import Noise
 from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, EarlyDrop, Moments, StockTake
 from pipeline.plan.simulate import Outcome, Planned, peak_rate, simulate
 
 REQUESTS = 10_000
-DEVICES = {"0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15), "4 b + 6 ms, SLO 100 ms": (Device(6e6, 4e6), 100)}
+STALLS_S = 60.0  # after that the machine stalls no more; no run takes longer
+DEVICES = {
+    "0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15),
+    "4 b + 6 ms, SLO 100 ms": (Device(6e6, 4e6), 100),
+    "the same, stalling": (Device(6e6, 4e6, noise=Noise.drawn(STALLS_S)), 100),
+    "0.47 b + 3.8 ms, padded, SLO 100 ms": (Device(3.8e6, 0.47e6, 64, padded=True), 100),
+    "padded, stalling": (Device(3.8e6, 0.47e6, 64, padded=True, noise=Noise.drawn(STALLS_S)), 100),
+    "padded, stalling often": (
+        Device(3.8e6, 0.47e6, 64, padded=True, noise=Noise.drawn(STALLS_S, every_ms=150, spread=0.25, tail_ms=(3, 5))),
+        100,
+    ),
+}
 
 Run = Callable[[Moments], Outcome]
 
@@ -21,7 +33,7 @@ def policies(device: Device, slo_ns: int) -> dict[str, Run]:
         return lambda came: simulate(make(), came, device, slo_ns)  # type: ignore[arg-type]
 
     rows_max, half = device.rows_max, int((slo_ns / 2 - device.tau0_ns) / device.alpha_ns)
-    windows = [max(1, round(half * share)) for share in (0.5, 0.75, 1, 1.2, 1.4)]
+    windows = [min(max(1, round(half * share)), rows_max) for share in (0.5, 0.75, 1, 1.2, 1.4)]
 
     def ceiling(came: Moments) -> Outcome:
         runs = [simulate(EarlyDrop(device, slo_ns, window), came, device, slo_ns) for window in windows]
@@ -47,12 +59,12 @@ def main() -> None:
         def came(rate: float) -> Moments:
             return poisson(rate, REQUESTS / rate, 1)
 
-        print(f"{name:28}{'peak/capacity':>14}{'busy at 30%':>14}{'in time':>10}{'goodput at 2x / peak':>22}")
+        print(f"{name:36}{'peak/capacity':>14}{'busy at 30%':>14}{'in time':>10}{'goodput at 2x / peak':>22}")
         for policy, run in policies(device, slo_ns).items():
             peak = peak_rate(lambda rate, run=run: run(came(rate)), device.capacity, steps=8)  # type: ignore[misc]
             low, high = run(came(0.3 * device.capacity)), run(came(2 * peak))
             figures = f"{peak / device.capacity:14.3f}{low.busy:14.3f}{low.attained:10.2%}{high.goodput / peak:22.2f}"
-            print(f"{policy:28}{figures}", flush=True)
+            print(f"{policy:36}{figures}", flush=True)
 
 
 if __name__ == "__main__":

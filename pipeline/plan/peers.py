@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.models import default_buckets
+from pipeline.plan.noise import Noise
 
 __all__ = ["Adaptive", "DelayedQueue", "Device", "Eager", "EarlyDrop", "Moments", "Policy", "StockTake", "Turn"]
 
@@ -18,12 +19,13 @@ Moments = np.ndarray[Any, np.dtype[np.int64]]
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What a batch takes. ``buckets`` are the sizes that are paid for; without, each size is one."""
+    """What a batch takes. ``buckets`` are the sizes that are paid for: each size is one unless it is ``padded``."""
 
     tau0_ns: float
     alpha_ns: float
     rows_max: int = 256
     padded: bool = False
+    noise: Noise | None = None
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -32,6 +34,19 @@ class Device:
     def run_ns(self, rows: int) -> int:
         bucket = next(size for size in self.buckets if size >= rows) if self.padded else rows
         return round(self.tau0_ns + self.alpha_ns * bucket)
+
+    def awake_ns(self, now_ns: int) -> int:
+        """When somebody who would act now gets to it."""
+        return now_ns if self.noise is None else self.noise.awake_ns(now_ns)
+
+    def ends_ns(self, rows: int, started_ns: int) -> int:
+        """When a batch that begins then ends."""
+        run_ns = self.run_ns(rows)
+        return started_ns + run_ns if self.noise is None else self.noise.ends_ns(started_ns, run_ns)
+
+    def answered_ns(self, ended_ns: int) -> int:
+        """When the answers of a batch that ends then are with the broker."""
+        return ended_ns if self.noise is None else self.noise.answered_ns(ended_ns)
 
     @property
     def capacity(self) -> float:

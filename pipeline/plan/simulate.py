@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.infer.batch import Batch
 from pipeline.infer.device import DeviceState
 from pipeline.plan.peers import Device, Moments, Policy
 from pipeline.window import Parts, Scheduler
@@ -52,15 +54,16 @@ class _Tally:
         self._slo_ns = slo_ns
         self.in_time = self.late = self.expired = self.batches = self.busy_ns = 0
 
-    def ran(self, arrived_ns: Moments, started_ns: int) -> int:
-        """These run from now on; return when they end."""
-        run_ns = self._device.run_ns(len(arrived_ns))
-        in_time = int(np.count_nonzero(arrived_ns + self._slo_ns >= started_ns + run_ns))
+    def ran(self, arrived_ns: Moments, started_ns: int) -> tuple[int, int]:
+        """These run from now on; return when they end, and when they are answered."""
+        end_ns = self._device.ends_ns(len(arrived_ns), started_ns)
+        answered_ns = self._device.answered_ns(end_ns)
+        in_time = int(np.count_nonzero(arrived_ns + self._slo_ns >= answered_ns))
         self.in_time += in_time
         self.late += len(arrived_ns) - in_time
         self.batches += 1
-        self.busy_ns += run_ns
-        return started_ns + run_ns
+        self.busy_ns += end_ns - started_ns
+        return end_ns, answered_ns
 
     def outcome(self, requests: int, elapsed_ns: int) -> Outcome:
         """Of all."""
@@ -81,9 +84,13 @@ class Planned:
     def run(self, arrived_ns: Moments, device: Device) -> Outcome:
         """All of these arrive; until the last has been answered."""
         tally, came, now_ns, origins = _Tally(device, self._slo_ns), 0, 0, {}
+        acks: deque[tuple[int, Callable[[], None]]] = deque()  # on their way, and what is told of them
         while came < len(arrived_ns) or self.scheduler.waiting.rows:
             if not self.scheduler.waiting.rows:
                 now_ns = max(now_ns, int(arrived_ns[came]))
+            now_ns = device.awake_ns(now_ns)
+            while acks and acks[0][0] <= now_ns:
+                acks.popleft()[1]()
             here = int(np.searchsorted(arrived_ns, now_ns, side="right"))
             if here > came:
                 origins[self._arrive(arrived_ns[came:here], now_ns)] = came
@@ -95,17 +102,22 @@ class Planned:
                 self.reasons[reason] = self.reasons.get(reason, 0) + 1
                 runs = decision.batch.runs
                 of = [arrived_ns[origins[run.admitted.decoded_ns] + run.lo :][: run.hi - run.lo] for run in runs]
-                end_ns = tally.ran(np.concatenate(of), now_ns)
+                end_ns, answered_ns = tally.ran(np.concatenate(of), now_ns)
                 self.scheduler.ran(decision.batch.rows, end_ns - now_ns)
-                self.scheduler.acked(
-                    decision.batch.rows, end_ns - now_ns, 0, end_ns, late=end_ns > (decision.batch.deadline_ns or 0)
-                )
+                acks.append((answered_ns, self._acked(decision.batch, now_ns, end_ns, answered_ns)))
                 now_ns = end_ns
             elif not decision.late:
                 wake_ns = decision.plan.wake_at_ns
                 assert wake_ns is not None and wake_ns > now_ns, "nothing would ever wake it"
                 now_ns = min(wake_ns, int(arrived_ns[came])) if came < len(arrived_ns) else wake_ns
         return tally.outcome(len(arrived_ns), now_ns)
+
+    def _acked(self, batch: Batch, started_ns: int, end_ns: int, answered_ns: int) -> Callable[[], None]:
+        """What tells the scheduler that a batch is answered."""
+        assert batch.deadline_ns is not None
+        late = answered_ns > batch.deadline_ns
+        told = batch.rows, end_ns - started_ns, answered_ns - end_ns, answered_ns
+        return lambda: self.scheduler.acked(*told, late=late)
 
     def _arrive(self, arrived_ns: Moments, now_ns: int) -> int:
         """Return what tells these from others."""
@@ -121,14 +133,14 @@ def simulate(policy: Policy, arrived_ns: Moments, device: Device, slo_ns: int) -
     """A policy on the same arrivals: one-row requests, one device, no limit on what waits."""
     tally, first, now_ns = _Tally(device, slo_ns), 0, 0
     while first < len(arrived_ns):
-        now_ns = max(now_ns, int(arrived_ns[first]))
+        now_ns = device.awake_ns(max(now_ns, int(arrived_ns[first])))
         came = int(np.searchsorted(arrived_ns, now_ns, side="right"))
         turn = policy.turn(arrived_ns[first:came], now_ns)
         tally.expired += turn.drop
         first += turn.drop
         if turn.run:
             batch, started_ns = arrived_ns[first : first + turn.run], now_ns
-            now_ns = tally.ran(batch, started_ns)
+            now_ns, _ = tally.ran(batch, started_ns)
             policy.ran(batch, started_ns, now_ns)
             first += turn.run
         elif turn.wake_at_ns is not None:

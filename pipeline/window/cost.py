@@ -21,11 +21,12 @@ OUTLIER = 4.0  # a batch counts as at most so many times what was expected: a pa
 AFFINE_MAX = 0.25  # furthest that a bucket's mean may be from the line, as a share of the line
 KNOWN = 8.0  # weight from which a bucket's mean is judged by
 KEPT = 512  # latest residuals and tails: 1% of them is 5
-AGAIN = 32  # residuals after which the 99th percentile is taken anew
+AGAIN = 32  # residuals after which percentiles are taken anew
 TAIL_PRIOR_NS = 2_000_000  # until the first acknowledgement: twice a broker's best on loopback
 FRESH_NS = 1_000_000_000
 AT_ONCE = 8  # samples after which the line is drawn anew: that costs 30 us
 PENDING_MAX = 64  # samples kept while nobody asks
+FIGURES = ("tau0_ns", "alpha_ns", "tail_ns", "slack_ns", "stall_ns")
 
 
 class Cost:
@@ -55,7 +56,9 @@ class Cost:
         self.tau0_ns = self.alpha_ns = 0.0
         self.affine = True
         self.tail_ns = float(TAIL_PRIOR_NS)  # computed -> acknowledged, median
-        self.slack_ns = 0.0  # how much longer 1% of batches take, from their start to the acknowledgement
+        # How much longer than l and the tail one in ten batches take, from their start to the acknowledgement, and one
+        # in a hundred: on a machine that others use too the first is a batch's noise, the second what it stalls.
+        self.slack_ns = self.stall_ns = 0.0
         for rows, run_ns in samples:
             self.ran(rows, run_ns)
             if len(self._pending) == PENDING_MAX:
@@ -78,7 +81,8 @@ class Cost:
         if self._acks % AGAIN == 0 or self._acks <= AGAIN:
             known = min(self._acks, KEPT)
             self.tail_ns = float(np.median(self._tails[:known]))
-            self.slack_ns = max(0.0, float(np.quantile(self._over[:known], 0.99)) - self.tail_ns)
+            slack_ns, stall_ns = np.quantile(self._over[:known], (0.9, 0.99)) - self.tail_ns
+            self.slack_ns, self.stall_ns = max(0.0, float(slack_ns)), max(0.0, float(stall_ns))
 
     def is_fresh(self, now_ns: int) -> bool:
         """Whether something was answered of late. Where not, nobody may be refused for what was true before.
@@ -122,18 +126,18 @@ class Cost:
         return np.where(fits > 0, self._buckets[fits - 1], 0).astype(np.int64)
 
     def capacity(self, slo_ns: float) -> float:
-        """Rows per ns at which all can still be served within an SLO.
+        """Rows per ns that can be served within an SLO, if no batch takes longer than usual.
 
-        Of the largest batch that two of fit into it, one running and one gathering: l(b) <= (SLO - tail - slack) / 2.
+        Of the largest batch that two of fit into it, one running and one gathering: l(b) <= (SLO - tail) / 2.
         """
-        budget_ns = np.array([(slo_ns - self.tail_ns - self.slack_ns) / 2])
+        budget_ns = np.array([(slo_ns - self.tail_ns) / 2])
         rows = max(int(self.rows_within(budget_ns)[0]), self._sizes[0])
         return rows / max(self.run_ns(rows), 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """For people and recordings."""
         self._fit()
-        figures = {name: round(getattr(self, name)) for name in ("tau0_ns", "alpha_ns", "tail_ns", "slack_ns")}
+        figures = {name: round(getattr(self, name)) for name in FIGURES}
         return {**figures, "affine": self.affine}
 
     def _learn(self) -> None:

@@ -14,7 +14,7 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 __all__ = ["DeadlineFirst"]
 
 DEFER_LOAD = 0.5  # below half load a batch is put off (Symphony): the rows that come meanwhile cost no τ₀
-SPARE = 0.1  # of the SLO is left when a batch was put off: machines stall, and the last tenth adds few rows
+SPARE = 0.1  # of the SLO is left when a batch was put off: also who waits for a timer may be stalled
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
 
@@ -26,11 +26,12 @@ class DeadlineFirst:
       Where not all that waits can make it, those are expired too that would keep the next batch small: a device that
       serves the nearly late in batches of one serves hardly anyone. While nothing was answered of late to tell how long
       that takes, only what is past its deadline is expired.
-    - *Size*: the largest batch that ends, at the 99th percentile, before the earliest deadline in it; where not even
-      the first request fits so, before it on average.
+    - *Size*: the largest batch that nine times in ten ends before the earliest deadline in it; where not even the first
+      request fits so, before it on average. With room for what happens once in a hundred batches, a machine's stalls,
+      batches would be small for good, and serve fewer than if each stall made some late.
     - *When*: a busy device is given only full batches. An idle one is given what there is at once, except where the
       model has an SLO and less than half of what can be served arrives: then it waits until one more row would make the
-      most urgent late (Symphony), d - l(b + 1) - tail, where a tenth of the SLO is kept at least.
+      most urgent late even if the machine stalls (Symphony): d - l(b + 1) - tail - stall, and a tenth of the SLO.
 
     Load is the rows that arrive, of all models on the device, over what can be served within the SLO (`Cost.capacity`).
     """
@@ -104,11 +105,11 @@ class DeadlineFirst:
 
     def _start_ns(self, waiting: WaitingView, rows: int, basis: Basis) -> int | None:
         """Until when the device may stay idle for more to come; None where it should not."""
-        gather_ns, oldest_ns = self.plain.gather_ns, waiting.oldest_ns
+        gather_ns, oldest_ns, cost = self.plain.gather_ns, waiting.oldest_ns, self.cost
         if self.slo_ns is None or basis.load >= DEFER_LOAD:
             return None
-        spare_ns = max(basis.margin_ns, SPARE * self.slo_ns)
-        start_ns = int(basis.due_ns - self.cost.run_ns(rows + 1) - spare_ns - TIMER_NS)
+        spare_ns = cost.tail_ns + cost.stall_ns + SPARE * self.slo_ns + TIMER_NS
+        start_ns = int(basis.due_ns - cost.run_ns(rows + 1) - spare_ns)
         return min(start_ns, oldest_ns + gather_ns) if gather_ns and oldest_ns is not None else start_ns
 
     def _sacrifice(self, columns: Columns, rows: int, basis: Basis) -> int | None:

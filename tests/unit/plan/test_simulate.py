@@ -13,6 +13,7 @@ from pipeline.plan import (
     Device,
     Eager,
     EarlyDrop,
+    Noise,
     Outcome,
     Planned,
     Policy,
@@ -65,6 +66,39 @@ def test_at_twice_the_peak_as_many_are_in_time_as_at_the_peak(device: Device, sl
     assert answered(outcome)
     assert outcome.goodput >= 0.95 * peak
     assert outcome.late <= 0.01 * outcome.requests, "what is late is told before it runs"
+
+
+# A machine that others use too: seldom and often stalling, with a rate that its peak is just above or below.
+STALLING = pytest.mark.parametrize(
+    ("noise", "share"),
+    [
+        pytest.param(Noise.drawn(60), 0.8, id="seldom"),
+        pytest.param(Noise.drawn(60, every_ms=150, spread=0.25, tail_ms=(3, 5)), 0.6, id="often"),
+    ],
+)
+
+
+@STALLING
+def test_where_the_machine_stalls_no_fewer_are_in_time_than_of_eager_batches(noise: Noise, share: float) -> None:
+    """Room for every stall would keep batches small, expire who could have made it, and lose the peak for good."""
+    device, slo_ns = Device(3.8e6, 0.47e6, 64, padded=True, noise=noise), SLOW[1]
+    rate, in_time, eagerly = share * 64 / device.run_ns(64) * 1e9, 0, 0
+    for seed in (1, 2, 3):
+        came = poisson(rate, 20_000 / rate, seed)
+        ours, eager = Planned(device, slo_ns).run(came, device), simulate(Eager(64), came, device, slo_ns)
+        assert answered(ours) and answered(eager)
+        in_time, eagerly = in_time + ours.in_time, eagerly + eager.in_time
+    assert in_time >= eagerly
+
+
+@STALLING
+def test_where_the_machine_stalls_what_is_put_off_is_still_in_time(noise: Noise, share: float) -> None:
+    device, slo_ns = Device(3.8e6, 0.47e6, 64, padded=True, noise=noise), SLOW[1]
+    rate = 0.3 * 64 / device.run_ns(64) * 1e9
+    came = poisson(rate, 10_000 / rate, 1)
+    ours, eager = Planned(device, slo_ns).run(came, device), simulate(Eager(64), came, device, slo_ns)
+    assert ours.attained >= 0.99
+    assert ours.busy <= 0.65 * eager.busy
 
 
 def test_padding_is_paid_for_and_planned_with() -> None:

@@ -117,6 +117,18 @@ def test_below_half_load_a_batch_leaves_when_one_more_row_would_be_too_late() ->
     assert said(scheduler.next(IDLE, plan.wake_at_ns)) == (Reason.DEADLINE, 3, 0)
 
 
+def test_a_batch_is_put_off_with_room_for_a_stall_and_sized_with_room_for_what_is_usual() -> None:
+    scheduler = scheduler_of(slo_ms=40)
+    for number in range(1, 320):
+        scheduler.acked(1, line(1), (12 if number % 20 == 0 else 0) * MS, 0, late=False)
+    add(scheduler, 40)
+    plan = scheduler.next(IDLE, 0).plan
+    assert plan.wake_at_ns == 40 * MS - line(2) - 12 * MS - 4 * MS - MS
+    busily(scheduler)
+    add(scheduler, *[11] * 7)
+    assert said(scheduler.next(IDLE, 0)) == (Reason.FULL, 8, 0)
+
+
 def test_above_half_load_nothing_is_put_off() -> None:
     scheduler = scheduler_of(slo_ms=20)
     busily(scheduler)
