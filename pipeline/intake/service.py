@@ -109,6 +109,7 @@ class Intake(Service):
         self._committing: Offsets | None = None
         self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
         self._paused_at_epoch: int | None = None
+        self._paused: set[TopicPartitionKey] = set()  # one that was revoked so comes back so (librdkafka 2.16)
         self._generation = 0
         self._told_s: dict[str, float] = {}
         self._next: dict[TopicPartitionKey, int] = {}  # offset expected next; none before an assignment's first chunk
@@ -283,13 +284,16 @@ class Intake(Service):
 
     def _pause(self, consumer: ConsumerLike) -> None:
         if self._paused_at_epoch != self._generation:
-            consumer.pause(consumer.assignment())
+            consumer.pause(partitions := consumer.assignment())
+            self._paused.update((each.topic, each.partition) for each in partitions)
             self._paused_at_epoch = self._generation
 
     def _resume(self, consumer: ConsumerLike) -> None:
-        if self._paused_at_epoch is not None:
-            consumer.resume(consumer.assignment())
-            self._paused_at_epoch = None
+        self._paused_at_epoch = None
+        mine = {(each.topic, each.partition): each for each in consumer.assignment()} if self._paused else {}
+        if ours := self._paused & mine.keys():
+            consumer.resume([mine[key] for key in ours])
+            self._paused -= ours
 
     # --- commits -----------------------------------------------------------------------------------------------
 

@@ -257,6 +257,32 @@ class IntakeSuite:
 
         asyncio.run(scenario())
 
+    def test_partitions_that_leave_while_paused_come_back_and_are_read(
+        self, transport: Transport, topic: Callable[..., str]
+    ) -> None:
+        name, group = self._filled(transport, topic, 100)
+
+        async def scenario() -> None:
+            limits = Limits(in_flight_requests_max=20, poll_requests_max=10, pause_after_ms=20, drain_ms_max=300)
+            async with member(transport, group, name, limits=limits, hold=True) as one:
+                await until(lambda: len(one.requests) >= 20, "it takes up to its limit")
+                await asyncio.sleep(0.5)  # and pauses
+                async with member(transport, group, name) as two:
+                    await until(lambda: len(two.requests) >= 100, "another has some of its partitions")
+                    one.hold = False
+                    one.finish_all()
+                    places = [(name, partition) for partition in range(PARTITIONS)]
+                    mine = [at for _, at in filter(one.ledger.epoch, places)]
+                    assert 0 < len(mine) < PARTITIONS
+                    await until(lambda: {p for p, o in one.requests if o == 99} >= {*mine}, "it reads what it has kept")
+                for partition in range(PARTITIONS):
+                    transport.produce(name, partition, b"late")
+                transport.flush()
+                every = {(partition, 100) for partition in range(PARTITIONS)}
+                await until(lambda: every <= set(one.requests), "and what comes back")
+
+        asyncio.run(scenario())
+
     def test_each_assignment_has_an_epoch_of_its_own(self, transport: Transport, topic: Callable[..., str]) -> None:
         name, group = self._filled(transport, topic, 5)
 

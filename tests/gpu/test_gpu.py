@@ -33,7 +33,6 @@ from tests.unit.infer.tensorrt.networks import FLOAT16, FLOAT32, INT8, network
 from topics import Client
 
 pytestmark = pytest.mark.gpu
-with_tensorrt = pytest.mark.skipif("tensorrt" not in installed(), reason="TensorRT is not installed")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,14 +45,21 @@ def cache(broker: EmbeddedKafka, tmp_path_factory: pytest.TempPathFactory) -> It
 
 RESOLUTION_MS = 0.001  # of an event
 
+
+def needs(name: str) -> str:
+    """Skip where the backend is not installed."""
+    if name not in installed():
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
 # A kernel that reads past the end of its table says nothing, or takes the device with it.
 FAILS = "test_a_batch_that_fails_says_so_and_the_slot_works_again"
 
 
-@with_tensorrt
 class TestTensorRtOnAGpu(BackendSuite):
     def make(self) -> Backend:
-        return TensorRt()
+        return backend_for(needs("tensorrt"))
 
 
 class TestTorchOnAGpu(test_torch.TestTorch):
@@ -61,19 +67,18 @@ class TestTorchOnAGpu(test_torch.TestTorch):
         return backend_for("torch_cuda")
 
 
-@pytest.mark.skipif("onnxruntime_cuda" not in installed(), reason="the onnxruntime that is installed has no CUDA")
 class TestOnnxRuntimeOnAGpu(BackendSuite):
     def make(self) -> Backend:
-        return backend_for("onnxruntime_cuda")
+        return backend_for(needs("onnxruntime_cuda"))
 
 
 for suite in (TestTensorRtOnAGpu, TestTorchOnAGpu, TestOnnxRuntimeOnAGpu):
     setattr(suite, FAILS, None)
 
 
-@with_tensorrt
 @pytest.mark.parametrize(("kind", "tolerance"), [(FLOAT32, 1e-5), (FLOAT16, 5e-3), (INT8, 5e-2)])
 def test_an_engine_answers_as_onnx_runtime_does(kind: str, tolerance: float, tmp_path: Path) -> None:
+    needs("tensorrt")
     model = network(tmp_path, kind, rows_max=64)
     rows = np.random.default_rng(3).normal(size=(64, 8)).astype(np.float32)
     expected, found = (answer(backend, model, rows) for backend in (OnnxRuntime(), TensorRt()))
@@ -92,8 +97,8 @@ def answer(backend: Backend, model: Model, rows: np.ndarray[Any, Any]) -> np.nda
     return found
 
 
-@with_tensorrt
 def test_every_bucket_is_captured(tmp_path: Path) -> None:
+    needs("tensorrt")
     backend, model = TensorRt(), network(tmp_path, rows_max=64)
     backend.load(model)
     backend.slots(3)
@@ -105,9 +110,7 @@ def test_every_bucket_is_captured(tmp_path: Path) -> None:
 @pytest.fixture(params=["tensorrt", "torch_cuda"])
 def name(request: pytest.FixtureRequest) -> str:
     """Each backend whose slots are those of `pipeline.infer.backends.tensorrt`."""
-    if request.param not in installed():
-        pytest.skip(f"{request.param} is not installed")
-    return str(request.param)
+    return needs(request.param)
 
 
 def test_runs_take_turns_and_copies_go_on_beside_them(name: str, tmp_path: Path) -> None:
