@@ -25,10 +25,11 @@ from tests.unit.models import graphs
 from topics.names import topics_of
 from topics.records import RAW, Status
 
-SLO_MS = 4_000
+SLO_MS = 3_000
 ROWS_MAX = 16
 ROW = np.ones(4, np.float32).tobytes()
-WIDTH, LAYERS = 768, 300  # tenths of a second a batch: under a hundred rows a second
+FULL_BATCH = ROW * ROWS_MAX  # few requests are much work for the device, and little for the rest of a busy machine
+WIDTH, LAYERS = 768, 300  # tenths of a second a batch: some ten batches a second
 VALUES = {"full": 1.0, "fast": 2.0, "default": 3.0}
 LADDER = """slo_ms = {slo_ms}
 [[ladder]]
@@ -101,12 +102,12 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
     with Worker(broker.bootstrap, models, group, *options, log=tmp_path / "log") as worker:
         producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 20})
         sent, began_s = 0, time.monotonic()
-        for rate, duration_s in ((5, 3.0), (500, 5.0), (5, 6.0)):
+        for rate, duration_s in ((2, 3.0), (30, 8.0), (2, 8.0)):
             for at in range(int(rate * duration_s)):
                 if (wait_s := began_s + at / rate - time.monotonic()) > 0:
                     time.sleep(wait_s)
                 headers = {"content-type": RAW, "request-id": f"r{sent}"}
-                producer.produce(topics.requests, ROW, b"k%d" % (sent % 50), headers=list(headers.items()))
+                producer.produce(topics.requests, FULL_BATCH, b"k%d" % (sent % 7), headers=list(headers.items()))
                 sent += 1
             producer.poll(0)
             began_s = time.monotonic()
@@ -119,14 +120,14 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
     for message, answer in outcomes.answers:
         if answer.status is Status.OK:
             assert answer.rung is not None and answer.model == f"{name}/1"
-            assert np.frombuffer(answer.value or b"", np.float32).tolist() == [VALUES[answer.rung]]
+            assert np.frombuffer(answer.value or b"", np.float32).tolist() == [VALUES[answer.rung]] * ROWS_MAX
             rungs[int(answer.request_id[1:])] = answer.rung
             order.setdefault(message.key(), []).append(int(answer.request_id[1:]))
     assert all(numbers == sorted(numbers) for numbers in order.values()), "a key's answers are in its order"
-    assert len(rungs) >= 0.9 * sent, Counter(rungs.values())
+    assert len(rungs) > sent // 2, Counter(rungs.values())
     counted = Counter(rungs.values())
-    assert counted["fast"] > sent // 2, counted
-    assert [rungs[number] for number in (*range(10), *range(sent - 10, sent))] == ["full"] * 20
+    assert counted["fast"] > sent // 4, counted
+    assert [rungs[number] for number in (*range(3), *range(sent - 3, sent))] == ["full"] * 6
     assert json.loads(report.read_text())["rungs"] == {name: dict(counted)}
     explain = [sys.executable, "-m", "pipeline.cli", "explain", str(decisions), "--json"]
     told = json.loads(subprocess.run(explain, check=True, capture_output=True, timeout=60).stdout)
