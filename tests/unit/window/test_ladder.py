@@ -272,3 +272,20 @@ def test_a_recording_is_decided_again_and_names_the_rungs() -> None:
     assert departures and all(each.same for each in departures)
     assert {each.rung for each in departures if each.rows} >= {"full", "fast"}
     assert all(each.rung is None for each in departures if not each.rows)
+
+
+def test_that_others_ask_for_the_load_between_decisions_changes_no_replay() -> None:
+    """Asking has what ran be learnt from, which is not recorded."""
+    lines: list[bytes] = []
+    parts = replace(PARTS, rungs=(), below=())
+    scheduler = scheduler_of(parts, recording=Recording(lines.append, parts))
+    for at in range(1, 60):
+        now_ns = at * 20 * MS
+        for rows in (1 + at % 8, 8):
+            scheduler.ran(rows, (3 + at * rows % 5) * MS)
+            scheduler.next(IDLE, now_ns)  # nothing waits
+            scheduler.load(now_ns)
+        add(scheduler, at * 20 + 15, now_ns=now_ns)
+        scheduler.next(IDLE, now_ns)
+    departures = list(replay(lines))
+    assert departures and all(each.same for each in departures)
