@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from pipeline.infer.cuda import look_for_gpus
 from pipeline.local import EmbeddedKafka
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what only the long form has, and what this machine has no GPU for."""
     left_out = [] if config.getoption("--faults") else [item for item in items if item.get_closest_marker("long")]
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and (why := no_gpu()):
+    if on_gpu and (why := look_for_gpus().reason):
         config.stash[LEFT_OUT] = f"{len(on_gpu)} tests need a GPU and are left out: {why}"
         left_out += on_gpu
     items[:] = [item for item in items if item not in left_out]
@@ -43,13 +44,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return [config.stash[LEFT_OUT]] if LEFT_OUT in config.stash else []
-
-
-def no_gpu() -> str:
-    """Why nothing can be run on a GPU here; empty where it can."""
-    from pipeline.infer.cuda import look_for_gpus
-
-    return look_for_gpus().reason
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,7 @@ class Ladder:
 
     def __init__(self, full: Backend, rungs: Sequence[tuple[Model, Backend]], answer: Answer | None) -> None:
         self._models = [model for model, _ in rungs]
-        self._models_backends = [full, *(backend for _, backend in rungs)]
-        self._backends: list[Backend] = [*self._models_backends, *([answer] if answer else [])]
+        self._backends: list[Backend] = [full, *(backend for _, backend in rungs), *([answer] if answer else [])]
 
     @property
     def asynchronous(self) -> bool:
@@ -44,10 +43,9 @@ class Ladder:
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
         try:
-            for each, backend in zip([model, *self._models], self._models_backends, strict=True):
+            models = [model, *self._models, model]  # by the last one an answer knows its rows
+            for each, backend in zip(models, self._backends, strict=False):
                 backend.load(each, threads=threads)
-            for backend in self._backends[len(self._models_backends) :]:
-                backend.load(model)
         except BaseException:
             self.close()
             raise

@@ -16,7 +16,7 @@ from opentelemetry.trace import TraceState
 
 from pipeline.observe.stages import BatchTimes, Stage, Traced
 from pipeline.observe.timings import Finished, PartTimes
-from pipeline.observe.tracecontext import nonzero_bits
+from pipeline.observe.tracecontext import id_bytes, nonzero_bits
 
 __all__ = ["BATCH_SPANS", "LINKS_MAX", "SpanBuilder"]
 
@@ -83,7 +83,7 @@ class SpanBuilder:
         values["sluice.batch.rows"].int_value = times.rows
         values["sluice.batch.rows_padded"].int_value = times.padded_rows
         for traced in islice((traced for part in times.parts for traced in part.traced), LINKS_MAX):
-            span.links.add(trace_id=_trace_id(traced), span_id=traced.span_id.to_bytes(8), flags=_OURS)
+            span.links.add(trace_id=id_bytes(traced.traceparent)[0], span_id=traced.span_id.to_bytes(8), flags=_OURS)
         spans = [span.SerializeToString()]
         for template, start_ns, end_ns in zip(self._stages, moments_ns, moments_ns[1:], strict=False):
             child, _ = _copy(template)
@@ -110,8 +110,8 @@ class SpanBuilder:
         dwells_s, lengths_s = measured.kafka_dwell_s[indices].tolist(), measured.end_to_end_s[indices].tolist()
         spans = []
         for traced, dwell_s, length_s in zip(part.traced, dwells_s, lengths_s, strict=True):
-            span.trace_id, span.span_id = _trace_id(traced), traced.span_id.to_bytes(8)
-            span.parent_span_id = bytes.fromhex(traced.traceparent[36:52])
+            span.trace_id, span.parent_span_id = id_bytes(traced.traceparent)
+            span.span_id = traced.span_id.to_bytes(8)
             span.trace_state = _state(traced)
             span.start_time_unix_nano = end_ns - round(length_s * 1e9)
             message_id.string_value = traced.request_id
@@ -138,10 +138,6 @@ def _copy(template: Span) -> tuple[Span, dict[str, AnyValue]]:
 
 def _kind(stage: Stage) -> Span.SpanKind.ValueType:
     return Span.SPAN_KIND_PRODUCER if stage is Stage.PUBLISH else Span.SPAN_KIND_INTERNAL
-
-
-def _trace_id(traced: Traced) -> bytes:
-    return bytes.fromhex(traced.traceparent[3:35])
 
 
 def _state(traced: Traced) -> str:
