@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OTHER_PYTHONS := 3.11 3.12 3.13
 PYTEST := $(BIN)/python -m pytest
+# Tests mostly wait for brokers and workers: two at a time take half as long, each with brokers of its own.
+SIDE_BY_SIDE := -n 2 --dist worksteal
 SUITES := tests/unit tests/contract tests/hostile
 # What `make fuzz` fuzzes, for how long each, and where corpora and findings are kept.
 FUZZ ?= json arrow raw headers
@@ -40,7 +42,7 @@ demo: $(STAMP)
 	$(BIN)/sluice demo
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -48,7 +50,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 suites: $(STAMP)
-	$(PYTEST) $(SUITES)
+	$(PYTEST) $(SIDE_BY_SIDE) $(SUITES)
 
 test-pythons:
 	@for version in $(OTHER_PYTHONS); do $(MAKE) --no-print-directory test-$$version || exit 1; done

@@ -28,22 +28,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-report", metavar="FILE", help="the table of faults as JSON")
 
 
-LEFT_OUT = pytest.StashKey[str]()
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only the long form has, and what this machine has no GPU for."""
     left_out = [] if config.getoption("--faults") else [item for item in items if item.get_closest_marker("long")]
-    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-    if on_gpu and (why := look_for_gpus().reason):
-        config.stash[LEFT_OUT] = f"{len(on_gpu)} tests need a GPU and are left out: {why}"
-        left_out += on_gpu
+    if look_for_gpus().reason:
+        left_out += [item for item in items if item.get_closest_marker("gpu")]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 
 
-def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    return [config.stash[LEFT_OUT]] if LEFT_OUT in config.stash else []
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"tests that need a GPU are left out: {why}"] if (why := look_for_gpus().reason) else []
 
 
 @pytest.fixture(scope="session")
