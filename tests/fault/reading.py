@@ -122,7 +122,8 @@ class Watch:
         with self._lock:
             committed = self._consumer.committed(self.requests, timeout=timeout_s)
             ends = {(each.topic, each.partition): self._end(each, timeout_s) for each in self._outcomes}
-            snap = Snap({each.partition: each.offset for each in committed if each.offset >= 0}, ends)
+            seen = {place: end for place, end in ends.items() if end is not None}
+            snap = Snap({each.partition: each.offset for each in committed if each.offset >= 0}, seen)
             self.snaps.append(snap)
             return snap
 
@@ -137,12 +138,12 @@ class Watch:
                     raise
                 time.sleep(EVERY_S)
 
-    def _end(self, place: TopicPartition, timeout_s: float) -> int:
+    def _end(self, place: TopicPartition, timeout_s: float) -> int | None:
         try:
             return int(self._consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
         except KafkaException as error:
             if error.args[0].code() in DELETED:
-                return 0
+                return None
             raise
 
     def members(self) -> int:

@@ -16,7 +16,7 @@ from pipeline.core.settings import Guarantee
 from tests.contract.worker import Worker
 from tests.fault.reading import Reader, Watch
 from tests.fault.table import Row
-from tests.fault.verify import Seen, Verdict, silence_s, verify
+from tests.fault.verify import Seen, Verdict, passed, silence_s, verify
 from tests.fault.workload import Client, Workload
 from topics.admin import apply_topics
 from topics.names import topics_of
@@ -201,5 +201,6 @@ class Scene:
         self.seen = reader.seen
         allowed = repeats if repeats is not None else self.row.guarantee == Guarantee.AT_LEAST_ONCE
         faults = verdict.faults(exactly_once=not allowed, ordered=ordered)
-        assert not faults, f"{self.row.fault} {self.row.what}: {faults}"
+        looks = passed(sent, reader.seen, self.watch.snaps) if "passed" in faults else {}
+        assert not faults, f"{self.row.fault} {self.row.what}: {faults} {looks} of {len(self.watch.snaps)} looks"
         return verdict

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from topics.names import Topics
 from topics.records import Status, source_of
 
-__all__ = ["Seen", "Sent", "Snap", "Verdict", "silence_s", "verify"]
+__all__ = ["Seen", "Sent", "Snap", "Verdict", "passed", "silence_s", "verify"]
 
 Place = tuple[str, int]
 """Topic and partition."""
@@ -48,7 +48,7 @@ class Snap(NamedTuple):
     """One look at the group: its committed offsets, and *after* that the ends of the topics it publishes to."""
 
     committed: Mapping[int, int]  # by partition of the requests; only where there is one
-    ends: Mapping[Place, int]
+    ends: Mapping[Place, int]  # none of a topic that was gone, or not known for a moment, as after a broker's pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def verify(
         + len(dead ^ {request_id for request_id, found in statuses.items() if Status.REJECTED in found}),
         wrong=sum(each.status is Status.OK and not right(each.request_id, each.value) for each in answers),
         reordered=_reordered(answers),
-        passed=sum(_passed(sent, seen, snaps)),
+        passed=len(passed(sent, seen, snaps)),
         went_back=sum(
             offset < before.committed.get(partition, 0)
             for before, after in pairwise(snaps)
@@ -150,26 +150,33 @@ def _reordered(answers: Iterable[Seen]) -> int:
     return count
 
 
-def _passed(sent: Iterable[Sent], seen: Iterable[Seen], snaps: Sequence[Snap]) -> list[bool]:
-    """For each snap, whether it had committed past a request whose outcome was not in the log yet."""
+def passed(sent: Iterable[Sent], seen: Iterable[Seen], snaps: Sequence[Snap]) -> dict[int, str]:
+    """Which snaps had committed past a request whose outcome was not in the log yet, and what they missed."""
     outcome = {each.request_id: each for each in first(seen)}
     partitions: dict[int, list[Sent]] = {}
     for each in sorted(sent, key=lambda each: each.offset):
         partitions.setdefault(each.partition, []).append(each)
-    found = [False] * len(snaps)
+    found: dict[int, str] = {}
     for partition, requests in partitions.items():
         ends: dict[Place, int] = {}  # that the outcomes of the requests up to here need
-        reached, missing = 0, False
+        reached, missing = 0, ""
         order = sorted(range(len(snaps)), key=lambda index: snaps[index].committed.get(partition, 0))
         for index in order:
             snap = snaps[index]
             while reached < len(requests) and requests[reached].offset < snap.committed.get(partition, 0):
                 record = outcome.get(requests[reached].request_id)
-                missing |= record is None
                 if record is not None:
                     ends[record.place] = max(ends.get(record.place, 0), record.offset + 1)
+                else:
+                    missing = f"no outcome of {requests[reached]}"
                 reached += 1
-            found[index] |= missing or any(snap.ends.get(place, 0) < end for place, end in ends.items())
+            short = [
+                f"{place} ends at {snap.ends[place]}, not {end}"
+                for place, end in ends.items()
+                if snap.ends.get(place, end) < end
+            ]
+            if why := [missing] * bool(missing) + short:
+                found.setdefault(index, f"of {partition} {snap.committed.get(partition)} is committed: {why}")
     return found
 
 
