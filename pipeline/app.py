@@ -171,6 +171,10 @@ class Flow(Service):
             log.info("%s answers %s/%d from offset %d on", label, chunk.topic, chunk.partition, offset)
         await version.window.offer(version.admit(chunk))
 
+    def gather_s(self) -> float:
+        """How long requests may gather in the client before a poll: no model would run them sooner. Any thread."""
+        return min((version.window.gather_s for version in tuple(self._versions.values())), default=0.0)
+
     # --- a newer version, as `Swaps` asks for it ---------------------------------------------------------------------
 
     def models(self) -> Sequence[Model]:
@@ -326,6 +330,7 @@ def add_flow(
         clock=clock,
         consumer_factory=consumer_factory,
         commits=settings.guarantee is Guarantee.AT_LEAST_ONCE,
+        gather_s=lambda: flow.gather_s(),  # noqa: PLW0108 - there is no flow yet
     )
     flow = Flow(
         models,

@@ -218,7 +218,7 @@ class Admission:
         if not indices:
             return []
         row_start = np.zeros(len(indices) + 1, np.int64)
-        np.cumsum(decoded.rows, out=row_start[1:])
+        decoded.rows.cumsum(out=row_start[1:])
         return [
             Admitted(chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines)
         ]

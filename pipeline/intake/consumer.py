@@ -6,14 +6,18 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from pipeline.core.errors import BrokerError
 from topics.connect import Sparse
 
-__all__ = ["ConsumerFactory", "ConsumerLike", "consumer_settings", "kafka_consumer"]
+__all__ = ["ConsumerFactory", "ConsumerLike", "consumer_settings", "kafka_consumer", "raise_if_fatal"]
 
 log = logging.getLogger(__name__)
 log.addFilter(Sparse())
+
+# Without the right to read, or to be in the group, a worker would wait for ever.
+FATAL = frozenset({KafkaError._FATAL, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 OnPartitions = Callable[[Any, list[TopicPartition]], None]
 
@@ -72,3 +76,9 @@ def consumer_settings(
 def kafka_consumer(settings: dict[str, Any]) -> ConsumerLike:
     """A real consumer; librdkafka's own log lines go to the module's logger."""
     return cast(ConsumerLike, Consumer(settings, logger=log))  # its stubs overload commit() by literal
+
+
+def raise_if_fatal(error: KafkaError | None) -> None:
+    """A consumer that is fenced says so in whatever it is asked next, first perhaps in a commit."""
+    if error is not None and (error.fatal() or error.code() in FATAL):
+        raise BrokerError(f"the consumer cannot go on: {error.str()}")

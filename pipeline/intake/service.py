@@ -16,10 +16,9 @@ from mode import Service
 
 from pipeline.commit import Ledger, Offsets, TopicPartitionKey
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
-from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
 from pipeline.intake.chunk import Chunk
-from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer
+from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer, raise_if_fatal
 
 __all__ = ["Intake", "IntakeListener"]
 
@@ -28,8 +27,6 @@ log = logging.getLogger(__name__)
 POLL_S = 0.1  # an idle poll wakes so often to commit, to see a stop; a message ends it at once
 # A consumer's error event that goes on by itself is told once per so much time and topic.
 QUIET_S = 30.0
-# Without the right to read, or to be in the group, a worker would wait for ever.
-FATAL = frozenset({KafkaError._FATAL, KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 # Between its join and its new assignment a member still has what it had, and may commit in a moment. Not where its
 # generation is illegal or it is unknown: it is out, or librdkafka takes it so.
 MOMENTARY = frozenset({KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH})
@@ -75,6 +72,9 @@ class Intake(Service):
     The poll thread never waits for inference: over the in-flight limits it pauses its partitions and polls on.
     A revoke blocks inside librdkafka's callback until the partitions' chunks are finished or ``drain_ms_max`` has
     passed, commits, and only then lets them go; what completes later is ignored (I3). Stopping drains alike.
+
+    ``gather_s`` says how long requests had better gather behind the first of a poll: each poll costs as much as ten
+    requests do.
     """
 
     def __init__(
@@ -87,10 +87,12 @@ class Intake(Service):
         clock: Clock = SYSTEM_CLOCK,
         consumer_factory: ConsumerFactory = kafka_consumer,
         commits: bool = True,
+        gather_s: Callable[[], float] = lambda: 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._commits = commits  # else somebody's transactions do
+        self._gather_s = gather_s
         self._metadata: Any = None
         self._nobody: Any = None  # what librdkafka says of a consumer that is no member of its group
         self.ledger = ledger
@@ -191,6 +193,8 @@ class Intake(Service):
         first = consumer.poll(POLL_S)
         if first is None:
             return []
+        if (wait_s := self._gather_s()) > 0:
+            self._stopping.wait(wait_s)
         count = min(self.limits.poll_requests_max, int(self.limits.poll_bytes_max / self._request_bytes)) - 1
         epoch = self._epoch_of(first)
         rest = consumer.consume(count, 0) if count > 0 else []
@@ -211,7 +215,7 @@ class Intake(Service):
         return messages
 
     def _tell(self, error: KafkaError, topic: str) -> None:
-        _raise_if_fatal(error)
+        raise_if_fatal(error)
         now_s = time.monotonic()
         key = f"{topic} {error.name()}"
         if now_s - self._told_s.get(key, -QUIET_S) >= QUIET_S:
@@ -318,7 +322,7 @@ class Intake(Service):
         """Outcome of an asynchronous commit; called from a poll."""
         offsets, self._committing = self._committing or {}, None
         for each in (error, *(p.error for p in partitions)):
-            _raise_if_fatal(each)
+            raise_if_fatal(each)
         failed = {(p.topic, p.partition) for p in partitions if error is not None or p.error is not None}
         if failed:
             log.warning("commit failed, will be repeated: %s", error or [p.error for p in partitions if p.error])
@@ -384,12 +388,6 @@ class Intake(Service):
     def _release(self, keys: Sequence[TopicPartitionKey]) -> None:
         for (topic, partition), requests in self.ledger.release(keys).items():
             self._listener.released(topic, partition, requests)
-
-
-def _raise_if_fatal(error: KafkaError | None) -> None:
-    """A consumer that is fenced says so in whatever it is asked next, first perhaps in a commit."""
-    if error is not None and (error.fatal() or error.code() in FATAL):
-        raise BrokerError(f"the consumer cannot go on: {error.str()}")
 
 
 def _as_list(offsets: Offsets) -> list[TopicPartition]:

@@ -24,6 +24,7 @@ __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
 QUIET_LOAD = 0.3  # where deferring must pay
+WARM_S = 20.0  # a broker just started answers several times slower until it has compiled itself: nobody's to measure
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
 
@@ -71,6 +72,7 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
     ``take`` is stock Faust, ``eager`` a Sluice that is told no SLO. Busy is at `QUIET_LOAD` of the offline rate.
     """
     offline: list[float] = []
+    _warm(work)
 
     def model(number: int) -> Figures:
         offline.append(offline_rate(work.model))
@@ -117,6 +119,7 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
     Both of one worker with an SLO, in turn. Raises `BenchError` where a request stays without an answer.
     """
     runs: dict[str, list[Figures]] = {"peak": [], "twice": []}
+    _warm(work)
     for number in range(work.repeats):
         tell(f"round {number + 1} of {work.repeats}")
         with (
@@ -132,6 +135,16 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
                 keys = ("offered_per_s", "goodput_per_s", "expired", "unanswered")
                 runs[name].append({key: float(report[key]) for key in keys})
     return Rounds({name: tuple(figures) for name, figures in runs.items()})
+
+
+def _warm(work: SloWork) -> None:
+    """Have requests go through the broker for `WARM_S`."""
+    with (
+        open_lane(work.broker, work.folder, work.model, "warm", work.partitions) as lane,
+        Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log") as process,
+    ):
+        process.wait_ready()
+        replace(work, duration_s=WARM_S).load(lane, QUIET_LOAD * offline_rate(work.model), seed=0)
 
 
 def offline_rate(model: Model) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +24,7 @@ KEPT = 512  # latest residuals and tails: 1% of them is 5
 AGAIN = 32  # residuals after which percentiles are taken anew
 TAIL_PRIOR_NS = 2_000_000  # until the first acknowledgement: twice a broker's best on loopback
 FRESH_NS = 1_000_000_000
+BACK_OFF = 0.9  # of the rows found by trying, after a late batch; with half, lateness in a row ends in batches of one
 AT_ONCE = 8  # samples after which the line is drawn anew: that costs 30 us
 PENDING_MAX = 64  # samples kept while nobody asks
 FIGURES = ("tau0_ns", "alpha_ns", "tail_ns", "slack_ns", "stall_ns")
@@ -34,8 +35,8 @@ class Cost:
 
     A mean per bucket, exponentially forgotten, and the line through them by weighted least squares. Where it misses a
     bucket's mean by more than `AFFINE_MAX` the model is not affine: then buckets cost what they were measured to, and
-    how many rows a batch takes is found by trying (``rows_limit``): one more after each batch in time, half after a
-    late one (AIMD, as in Clipper). Durations in ns. Event loop only.
+    how many rows a batch takes is found by trying (``rows_limit``): one more after each batch in time, a tenth less
+    after one that was late by its size (AIMD, with Clipper's factor). Durations in ns. Event loop only.
     """
 
     def __init__(self, buckets: Sequence[int], samples: Sequence[tuple[int, int]] = ()) -> None:
@@ -69,11 +70,11 @@ class Cost:
         self._pending.append((rows, run_ns))  # that is all while nobody asks: the latest are learnt from when one does
 
     def acked(self, rows: int, run_ns: int, tail_ns: int, now_ns: int, *, late: bool) -> None:
-        """All of a batch is acknowledged; ``late`` where that was after a deadline."""
+        """All of a batch is acknowledged; ``late`` where that was after a deadline, and a smaller one might not be."""
         if not self.is_fresh(now_ns):
             self._acks = 0  # what tails were before says nothing any more
         self._acked_ns = now_ns
-        self._limit = max(1.0, self._limit / 2) if late else min(self._limit + 1, self._sizes[-1])
+        self._limit = max(1.0, self._limit * BACK_OFF) if late else min(self._limit + 1, self._sizes[-1])
         at = self._acks % KEPT
         self._tails[at] = tail_ns
         self._over[at] = run_ns + tail_ns - self.run_ns(rows)
@@ -130,8 +131,9 @@ class Cost:
 
         Of the largest batch that two of fit into it, one running and one gathering: l(b) <= (SLO - tail) / 2.
         """
-        budget_ns = np.array([(slo_ns - self.tail_ns) / 2])
-        rows = max(int(self.rows_within(budget_ns)[0]), self._sizes[0])
+        self._fit()
+        fits = bisect_right(self._lengths, (slo_ns - self.tail_ns) / 2)
+        rows = self._sizes[max(fits, 1) - 1]
         return rows / max(self.run_ns(rows), 1.0)
 
     def to_dict(self) -> dict[str, Any]:

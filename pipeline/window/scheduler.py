@@ -105,3 +105,7 @@ class Scheduler:
         """What is offered, as a share of what can be served within the SLO; 0 without one."""
         learning = self._learning if self._ladder is None else self._ladder.current
         return 0.0 if learning is None else learning.load(now_ns)
+
+    def gather_ns(self, now_ns: int) -> int:
+        """How long requests may gather before they are added (`DeadlineFirst.gather_ns`); 0 where they should not."""
+        return self._rungs[0].gather_ns(now_ns) if len(self._rungs) == 1 else 0

@@ -14,6 +14,7 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 __all__ = ["DeadlineFirst"]
 
 DEFER_LOAD = 0.5  # below half load a batch is put off (Symphony): the rows that come meanwhile cost no τ₀
+GATHER = 0.05  # of the SLO: while batches are put off, requests gather so long in the client
 SPARE = 0.1  # of the SLO is left when a batch was put off: also who waits for a timer may be stalled
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
@@ -47,6 +48,12 @@ class DeadlineFirst:
             return 0.0
         return self.rate.per_ns(now_ns) / self.cost.capacity(self.slo_ns)
 
+    def gather_ns(self, now_ns: int) -> int:
+        """How long requests may gather before they are here, since batches are put off all the same; 0: not at all."""
+        if self.slo_ns is None or not self.cost.is_fresh(now_ns) or self.load(now_ns) >= DEFER_LOAD:
+            return 0
+        return round(GATHER * self.slo_ns)
+
     def plan(self, waiting: WaitingView, device: DeviceState, now_ns: int) -> Plan:
         columns, cost = waiting.columns, self.cost
         if columns is None or not cost.known:
@@ -57,10 +64,14 @@ class DeadlineFirst:
         else:
             least_ns, row_ns, late_ns = 0.0, 0.0, now_ns
         late_ns += int(least_ns)
-        if hopeless(columns, late_ns, row_ns).any():
-            return Plan(expire_ns=late_ns, expire_row_ns=row_ns, reason=Reason.LATE)
         next_ns = waiting.next_deadline_ns
         wake_ns = None if next_ns is None else max(now_ns + 1, int(next_ns - least_ns))
+        room = device.free_slots > 0 and (device.idle or waiting.rows >= self.plain.rows_max)
+        some_late = next_ns is not None and next_ns - waiting.rows * row_ns <= late_ns
+        if (room or some_late) and hopeless(columns, late_ns, row_ns).any():
+            return Plan(expire_ns=late_ns, expire_row_ns=row_ns, reason=Reason.LATE)
+        if not room:  # most arrivals end here
+            return Plan(wake_at_ns=wake_ns)
         ahead = np.cumsum(columns.rows)
         fit = int(np.searchsorted(ahead, self.plain.rows_max, side="right"))  # requests that a batch has room for
         if not fit:  # the first is larger than a batch: it goes in pieces
@@ -71,10 +82,9 @@ class DeadlineFirst:
         due_ns = int(columns.due_ns[:count].min())
         basis = Basis(waiting.rows, due_ns, free_ns, round(cost.run_ns(rows)), round(margin_ns), round(load, 3))
         full = count == fit and waiting.rows >= self.plain.rows_max
-        if not device.free_slots or not (full or device.idle):
-            return Plan(wake_at_ns=wake_ns, basis=basis)
-        if full:
-            return Plan(run_rows=rows, reason=Reason.FULL, basis=basis)
+        if full or not device.idle:
+            leaves = Plan(run_rows=rows, reason=Reason.FULL, basis=basis)
+            return leaves if full else Plan(wake_at_ns=wake_ns, basis=basis)
         return self._part(waiting, columns, rows, basis, now_ns, whole=count == fit)
 
     def _part(

@@ -20,6 +20,9 @@ __all__ = ["Window"]
 
 log = logging.getLogger(__name__)
 
+HASTE = 0.5  # of the SLO: while requests ask for less, because their clients do or all is slow, none is to gather
+HASTY_NS = 5_000_000_000  # for so long
+
 
 class Window:
     """One version's window; event loop only. `offer` waits while ``rows_max`` rows wait: that is the back-pressure.
@@ -57,6 +60,8 @@ class Window:
         self._successor: Window | None = None
         self._drained = asyncio.Event()
         self._ended_ns = 0  # of the batch that ran last
+        self._hasty_ns = -HASTY_NS  # when somebody last asked for an answer soon
+        self.gather_s = 0.0  # how long requests may gather before they are offered; any thread may look
         lane.changed = self._pump
         lane.retry = self._retry
         lane.ran = self._ran
@@ -67,7 +72,10 @@ class Window:
         now_ns = self._clock.now_ns()
         unix_ns = now_ns - int(self._clock.unix_ms() * 1e6)
         for each in admitted:
-            self._schedulers[each.length].add(each, asked_of(each, self._slo_ms, unix_ns), now_ns)
+            asked = asked_of(each, self._slo_ms, unix_ns)
+            self._schedulers[each.length].add(each, asked, now_ns)
+            if asked is not None and int(asked.deadline_ns.min()) - now_ns < HASTE * (self._slo_ms or 0.0) * 1e6:
+                self._hasty_ns = now_ns
         self._pump()
         while self.rows >= self._rows_max:
             self._room.clear()
@@ -110,6 +118,8 @@ class Window:
         run_ns, tail_ns = batch.computed_ns - batch.started_ns, acked_ns - batch.computed_ns
         assert batch.deadline_ns is not None
         late = acked_ns > batch.deadline_ns
+        if self._slo_ms is not None:  # by its size only where it took half of the SLO: else it began too late
+            late = late and 2 * (run_ns + tail_ns) > self._slo_ms * 1e6
         self._schedulers[batch.length].acked(batch.rows, run_ns, tail_ns, acked_ns, late=late, rung=batch.rung)
 
     def _due_ns(self) -> int:
@@ -135,6 +145,8 @@ class Window:
             if not self._send_off(now_ns):
                 break
         self._lane.load = sum(scheduler.load(now_ns) for scheduler in self._schedulers.values())
+        hasty = now_ns - self._hasty_ns < HASTY_NS
+        self.gather_s = 0.0 if hasty else min(each.gather_ns(now_ns) for each in self._schedulers.values()) / 1e9
         if self.rows < self._rows_max:
             self._room.set()
         if self._successor is not None and not self.rows:

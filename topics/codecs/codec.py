@@ -147,7 +147,6 @@ def checked(
     A whole chunk is looked at in one pass; only a chunk with a bad value pays for finding whose it is.
     """
     faults: dict[int, BadRequest] = {}
-    starts = np.cumsum(rows) - rows
     for name, column in columns.items():
         if column.dtype.kind == "f" and not allow_not_finite:
             good, why = np.isfinite(column), BadRequest(Code.NOT_FINITE, f"input {shown(name)} has NaN or infinity")
@@ -158,7 +157,7 @@ def checked(
             continue
         if not good.all():
             bad_rows = ~good.reshape(len(good), -1).all(axis=1)
-            for request in np.flatnonzero(np.logical_or.reduceat(bad_rows, starts)).tolist():
+            for request in np.flatnonzero(np.logical_or.reduceat(bad_rows, np.cumsum(rows) - rows)).tolist():
                 faults.setdefault(request, why)
     if faults:
         before = {index for index, _ in rejected}

@@ -76,13 +76,13 @@ def test_noise_does_not_make_a_line_crooked_but_a_step_does() -> None:
     assert (step.run_ns(8), step.run_ns(16), step.affine) == (2 * MS, 20 * MS, False)
 
 
-def test_by_trying_a_batch_grows_by_one_and_halves_when_it_was_late() -> None:
+def test_by_trying_a_batch_grows_by_one_and_loses_a_tenth_when_it_was_late() -> None:
     cost = learnt()
     for _ in range(9):
         cost.acked(4, line(4), MS, 0, late=False)
     assert cost.rows_limit == 10
     cost.acked(4, line(4), MS, 0, late=True)
-    assert cost.rows_limit == 5
+    assert cost.rows_limit == 9
     for _ in range(99):
         cost.acked(4, line(4), MS, 0, late=False)
     assert cost.rows_limit == BUCKETS[-1]

@@ -142,6 +142,15 @@ def test_nor_while_other_models_load_the_device() -> None:
     assert said(scheduler.next(replace(IDLE, load=0.5), 0)) == (Reason.IDLE, 2, 0)
 
 
+def test_while_batches_are_put_off_requests_gather_before_they_are_added() -> None:
+    scheduler = scheduler_of(slo_ms=20)
+    assert scheduler.gather_ns(0) == MS
+    assert scheduler.gather_ns(60_000 * MS) == 0, "nothing was answered of late: who knows how long that takes"
+    busily(scheduler)
+    assert scheduler.gather_ns(0) == 0
+    assert scheduler_of().gather_ns(0) == 0, "without an SLO nothing is put off"
+
+
 def test_the_manifests_gathering_is_the_longest_that_a_batch_is_put_off() -> None:
     scheduler = scheduler_of(slo_ms=20, gather_ms=3)
     due_ns = np.array([20 * MS], np.int64)
@@ -168,7 +177,8 @@ def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
     for rows in (2, 3):
         assert said(scheduler.next(IDLE, 0)) == (Reason.DEADLINE, rows, 0)
         scheduler.acked(rows, MS, 0, 0, late=False)
-    scheduler.acked(3, MS, 40 * MS, 0, late=True)
+    for _ in range(3):
+        scheduler.acked(3, MS, 40 * MS, 0, late=True)
     assert said(scheduler.next(IDLE, 0))[1] == 2
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
-from pipeline.window import Late, Scheduler, Window, WorkConserving
+from pipeline.window import Late, Parts, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS
 
@@ -67,9 +67,10 @@ class FakeDevice(Device):
 class Bench:
     """A window of 16 rows before a device of two slots of 8 rows."""
 
-    def __init__(self, gather_ms: int) -> None:
-        backend = FakeBackend()
-        self.lane = Lane(model_of(), backend, lambda lane, batch: None, backend.slots(2))
+    def __init__(self, gather_ms: int, slo_ms: float | None = None) -> None:
+        backend, model = FakeBackend(), model_of()
+        model = replace(model, manifest=replace(model.manifest, slo_ms=slo_ms))
+        self.lane = Lane(model, backend, lambda lane, batch: None, backend.slots(2))
         self.clock = StoppedClock()
         self.device = FakeDevice(self.lane)
         self.late: list[Late] = []
@@ -82,6 +83,14 @@ class Bench:
             expire=self.late.extend,
             clock=self.clock,
         )
+
+    @classmethod
+    def promised(cls) -> Bench:
+        """With an SLO of 100 ms, of which 8 rows take 10."""
+        bench = cls(0, slo_ms=100)
+        planner = Parts("m/1", 8, (8,), 0, 100_000_000, [(8, 10_000_000)]).planner()
+        bench.window._schedulers = {None: Scheduler(planner, 8)}
+        return bench
 
 
 def _unexpected(error: BaseException) -> None:
@@ -271,3 +280,37 @@ def test_the_halves_of_a_failed_batch_are_of_its_length() -> None:
         assert [batch.length for batch in bench.device.running] == [4, 4]
 
     run(scenario)
+
+
+def answered(bench: Bench, *, run_ms: float, late_ms: float) -> None:
+    """A batch took so long on the device, a millisecond more to be acknowledged, and was so late."""
+    started_ns = bench.clock.now_ns()
+    batch = Batch([], [], 8, started_ns, started_ns=started_ns, computed_ns=started_ns + round(run_ms * 1e6))
+    acked_ns = batch.computed_ns + 1_000_000
+    batch.deadline_ns = acked_ns - round(late_ms * 1e6)
+    bench.window._answered(batch, acked_ns)
+
+
+def test_a_batch_that_began_too_late_does_not_make_the_next_ones_smaller() -> None:
+    bench = Bench.promised()
+    cost = bench.window._schedulers[None]._rungs[0].cost
+    for _ in range(7):
+        answered(bench, run_ms=10, late_ms=30)
+    assert cost.rows_limit == 8
+    answered(bench, run_ms=60, late_ms=30)
+    assert cost.rows_limit == 7, "it took more than half of the SLO"
+
+
+def test_requests_gather_while_batches_are_put_off_and_nobody_is_in_haste() -> None:
+    async def scenario() -> None:
+        bench = Bench.promised()
+        answered(bench, run_ms=10, late_ms=0)
+        await bench.window.offer([admitted_of([1])])
+        assert bench.window.gather_s == pytest.approx(0.005)
+        await bench.window.offer([admitted_of([1], first=1, deadlines_ms=[POLLED_MS + 40])])
+        assert bench.window.gather_s == 0
+        bench.clock.ms = 60
+        await bench.window.offer([admitted_of([1], first=2)])
+        assert bench.window.gather_s == 0, "somebody was a moment ago"
+
+    asyncio.run(scenario())
