@@ -22,6 +22,7 @@ WIDTH, LAYERS = 2048, 8  # about 67 MFLOP a row: some hundred rows a second on o
 ROWS = 64
 DEADLINE_MS = 2000
 LONG_S, SHORT_S = 600.0, 10.0
+GROWTH_LONG, GROWTH_SHORT = 0.05, 0.25  # of memory, after the warm-up; ten seconds are all warm-up
 WARM_SHARE = 0.2
 RATE_REQUESTS = 1500
 
@@ -76,7 +77,8 @@ def test_f20_twice_the_capacity(scene: MakeScene, pytestconfig: pytest.Config) -
             return key, value, [*headers, ("deadline-ms", deadline)]
 
         at.client.make = make
-        seconds = LONG_S if pytestconfig.getoption("--overload") else SHORT_S
+        long = pytestconfig.getoption("--overload")
+        seconds, growth_max = (LONG_S, GROWTH_LONG) if long else (SHORT_S, GROWTH_SHORT)
         process, sizes = psutil.Process(worker.process.pid), list[int]()
         began_ms = time.time() * 1000
         with at.client.steadily(2 * peak_per_s):
@@ -97,4 +99,4 @@ def test_f20_twice_the_capacity(scene: MakeScene, pytestconfig: pytest.Config) -
         )
         assert verdict.answered + verdict.expired == verdict.sent
         assert verdict.expired > 0
-        assert growth < 0.05
+        assert growth < growth_max
