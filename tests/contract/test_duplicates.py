@@ -95,7 +95,7 @@ def test_kill_9_three_times_loses_none_of_those_sent_three_times(
 ) -> None:
     """What one worker has passed over another may have to answer: each id is, whatever was remembered."""
     models, topics, group = model
-    count = 40_000  # some thousands are answered before each kill
+    count = 30_000  # some thousands are answered before each kill
     options = ["--guarantee", guarantee, "--answer-once-within", "3600", "--instance-id", "only"]
     sent = send(broker.bootstrap, topics, thrice(count))
     for _ in range(3):
