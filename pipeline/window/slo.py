@@ -15,6 +15,7 @@ __all__ = ["DeadlineFirst"]
 
 DEFER_LOAD = 0.5  # below half load a batch is put off (Symphony): the rows that come meanwhile cost no τ₀
 GATHER = 0.05  # of the SLO: while batches are put off, requests gather so long in the client
+GATHER_MAX_NS = 20_000_000  # the poll thread also rebalances, commits and stops: it is not to sleep for long
 SPARE = 0.1  # of the SLO is left when a batch was put off: also who waits for a timer may be stalled
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
@@ -52,7 +53,7 @@ class DeadlineFirst:
         """How long requests may gather before they are here, since batches are put off all the same; 0: not at all."""
         if self.slo_ns is None or not self.cost.is_fresh(now_ns) or self.load(now_ns) >= DEFER_LOAD:
             return 0
-        return round(GATHER * self.slo_ns)
+        return min(round(GATHER * self.slo_ns), GATHER_MAX_NS)
 
     def plan(self, waiting: WaitingView, device: DeviceState, now_ns: int) -> Plan:
         columns, cost = waiting.columns, self.cost

@@ -149,6 +149,7 @@ def test_while_batches_are_put_off_requests_gather_before_they_are_added() -> No
     busily(scheduler)
     assert scheduler.gather_ns(0) == 0
     assert scheduler_of().gather_ns(0) == 0, "without an SLO nothing is put off"
+    assert scheduler_of(slo_ms=60_000).gather_ns(0) == 20 * MS, "the poll thread has more to do"
 
 
 def test_the_manifests_gathering_is_the_longest_that_a_batch_is_put_off() -> None:
