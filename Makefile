@@ -29,7 +29,7 @@ help:
 	@echo "make test-pythons  unit and contract suites on each other Python $(OTHER_PYTHONS) that is installed"
 	@echo "make test-torch    what needs PyTorch, in an environment of its own (6 GB); make test-tensorflow: TensorFlow (2 GB)"
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
-	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 20 minutes"
+	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 25 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
 	@echo "make bench         all figures beside their peers: half an hour"
 	@echo "make gpu           on a GPU machine: the tests that need one, and what the way through Kafka costs there"
