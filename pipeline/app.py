@@ -330,7 +330,6 @@ def add_flow(
         clock=clock,
         consumer_factory=consumer_factory,
         commits=settings.guarantee is Guarantee.AT_LEAST_ONCE,
-        gather_s=lambda: flow.gather_s(),  # noqa: PLW0108 - there is no flow yet
     )
     flow = Flow(
         models,
@@ -341,6 +340,7 @@ def add_flow(
         producer_factory=producer_factory,
         group_metadata=intake.group_metadata,
     )
+    intake.gather_s = flow.gather_s
     intake.add_dependency(flow)  # started before the first poll, stopped after the last commit
     if repository is not None:
         flow.swaps = Swaps(repository, flow)

@@ -87,12 +87,11 @@ class Intake(Service):
         clock: Clock = SYSTEM_CLOCK,
         consumer_factory: ConsumerFactory = kafka_consumer,
         commits: bool = True,
-        gather_s: Callable[[], float] = lambda: 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._commits = commits  # else somebody's transactions do
-        self._gather_s = gather_s
+        self.gather_s: Callable[[], float] = lambda: 0.0  # set before the start only
         self._metadata: Any = None
         self._nobody: Any = None  # what librdkafka says of a consumer that is no member of its group
         self.ledger = ledger
@@ -193,7 +192,7 @@ class Intake(Service):
         first = consumer.poll(POLL_S)
         if first is None:
             return []
-        if (wait_s := self._gather_s()) > 0:
+        if (wait_s := self.gather_s()) > 0:
             self._stopping.wait(wait_s)
         count = min(self.limits.poll_requests_max, int(self.limits.poll_bytes_max / self._request_bytes)) - 1
         epoch = self._epoch_of(first)

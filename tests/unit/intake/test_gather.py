@@ -37,7 +37,8 @@ def test_requests_gather_behind_the_first_for_as_long_as_it_is_said(
     gather_s: float, empty: bool, heard: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer = Consumer(empty=empty)
-    intake = Intake({}, ledger=Ledger(), limits=Limits(), gather_s=lambda: gather_s)
+    intake = Intake({}, ledger=Ledger(), limits=Limits())
+    intake.gather_s = lambda: gather_s
     monkeypatch.setattr(intake._stopping, "wait", lambda s: consumer.heard.append(f"wait {s}"))
     intake.ledger.assign([(TOPIC, 0)])
     messages = intake._poll(cast(ConsumerLike, consumer))
