@@ -122,8 +122,7 @@ class Watch:
         with self._lock:
             committed = self._consumer.committed(self.requests, timeout=timeout_s)
             ends = {(each.topic, each.partition): self._end(each, timeout_s) for each in self._outcomes}
-            seen = {place: end for place, end in ends.items() if end is not None}
-            snap = Snap({each.partition: each.offset for each in committed if each.offset >= 0}, seen)
+            snap = Snap({each.partition: each.offset for each in committed if each.offset >= 0}, ends)
             self.snaps.append(snap)
             return snap
 
@@ -138,12 +137,12 @@ class Watch:
                     raise
                 time.sleep(EVERY_S)
 
-    def _end(self, place: TopicPartition, timeout_s: float) -> int | None:
+    def _end(self, place: TopicPartition, timeout_s: float) -> int:
         try:
             return int(self._consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
         except KafkaException as error:
             if error.args[0].code() in DELETED:
-                return None
+                return 0
             raise
 
     def members(self) -> int:

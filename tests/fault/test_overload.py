@@ -21,9 +21,8 @@ from topics.records import Status
 WIDTH, LAYERS = 2048, 8  # about 67 MFLOP a row: some hundred rows a second on one core, which one client can double
 ROWS = 64
 DEADLINE_MS = 2000
-LONG_S, SHORT_S = 600.0, 10.0
-GROWTH_LONG, GROWTH_SHORT = 0.05, 0.25  # of memory, after the warm-up; ten seconds are all warm-up
-WARM_SHARE = 0.2
+LONG_S, SHORT_S = 600.0, 20.0
+LONG_WARM, SHORT_WARM = 0.2, 0.5  # of it: ten seconds at least
 RATE_REQUESTS = 1500
 
 
@@ -78,14 +77,14 @@ def test_f20_twice_the_capacity(scene: MakeScene, pytestconfig: pytest.Config) -
 
         at.client.make = make
         long = pytestconfig.getoption("--overload")
-        seconds, growth_max = (LONG_S, GROWTH_LONG) if long else (SHORT_S, GROWTH_SHORT)
+        seconds, warm_share = (LONG_S, LONG_WARM) if long else (SHORT_S, SHORT_WARM)
         process, sizes = psutil.Process(worker.process.pid), list[int]()
         began_ms = time.time() * 1000
         with at.client.steadily(2 * peak_per_s):
             at.injected()
             at.pause(seconds, lambda: sizes.append(process.memory_info().rss))
         verdict = at.finish(repeats=False, timeout_s=600)
-        warm = sizes[int(len(sizes) * WARM_SHARE) :]
+        warm = sizes[int(len(sizes) * warm_share) :]
         growth = max(warm) / statistics.median(warm[: max(1, len(warm) // 10)]) - 1
         sent_ms = {each.request_id: each.at_ms for each in at.client.sent if each.at_ms >= began_ms}
         good = sum(each.at_ms - sent_ms.get(each.request_id, -DEADLINE_MS) <= DEADLINE_MS for each in at.seen
@@ -99,4 +98,4 @@ def test_f20_twice_the_capacity(scene: MakeScene, pytestconfig: pytest.Config) -
         )
         assert verdict.answered + verdict.expired == verdict.sent
         assert verdict.expired > 0
-        assert growth < growth_max
+        assert growth < 0.05

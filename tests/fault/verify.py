@@ -48,7 +48,7 @@ class Snap(NamedTuple):
     """One look at the group: its committed offsets, and *after* that the ends of the topics it publishes to."""
 
     committed: Mapping[int, int]  # by partition of the requests; only where there is one
-    ends: Mapping[Place, int]  # none of a topic that was gone, or not known for a moment, as after a broker's pause
+    ends: Mapping[Place, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +171,12 @@ def passed(sent: Iterable[Sent], seen: Iterable[Seen], snaps: Sequence[Snap]) ->
                     missing = f"no outcome of {requests[reached]}"
                 reached += 1
             short = [
-                f"{place} ends at {snap.ends[place]}, not {end}"
+                f"{place} ends at {snap.ends.get(place)}, not {end}"
                 for place, end in ends.items()
-                if snap.ends.get(place, end) < end
+                if snap.ends.get(place, 0) < end
             ]
-            if why := [missing] * bool(missing) + short:
-                found.setdefault(index, f"of {partition} {snap.committed.get(partition)} is committed: {why}")
+            if missing or short:
+                found[index] = f"of {partition} {snap.committed.get(partition)} is committed: {missing} {short}"
     return found
 
 
