@@ -21,8 +21,9 @@ __all__ = ["Reader", "Watch"]
 EVERY_S = 0.2
 QUIET_READS = 2
 LOOK_S_MAX = 60.0
-# As some rows do with a topic
-DELETED = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
+# What is said of a deleted topic, as some rows have. After a broker's pause librdkafka (2.16) says it for a while of
+# partitions that are there, too.
+UNKNOWN = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 
 
 class Reader:
@@ -118,7 +119,7 @@ class Watch:
         self._consumer.close()
 
     def snap(self, timeout_s: float) -> Snap:
-        """Look now; raises `KafkaException` where the broker does not answer."""
+        """Look now; raises `KafkaException` where the broker does not answer, or the client cannot see an end."""
         with self._lock:
             committed = self._consumer.committed(self.requests, timeout=timeout_s)
             ends = {(each.topic, each.partition): self._end(each, timeout_s) for each in self._outcomes}
@@ -141,9 +142,13 @@ class Watch:
         try:
             return int(self._consumer.get_watermark_offsets(place, timeout=timeout_s)[1])
         except KafkaException as error:
-            if error.args[0].code() in DELETED:
+            if error.args[0].code() in UNKNOWN and self._deleted(place.topic, timeout_s):
                 return 0
             raise
+
+    def _deleted(self, topic: str, timeout_s: float) -> bool:
+        found = self._consumer.list_topics(topic, timeout=timeout_s).topics[topic].error
+        return found is not None and found.code() == KafkaError.UNKNOWN_TOPIC_OR_PART
 
     def members(self) -> int:
         """How many members of the group have partitions; raises `KafkaException` as `snap` does."""
