@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.core.errors import BackendError, BrokerError, ConfigError
 from pipeline.core.settings import Guarantee, Settings
 from pipeline.infer import Backend, Batch, Device, Lane
 from pipeline.infer.placement import placed
-from pipeline.intake import Chunk, ConsumerFactory, Intake, chunks, consumer_settings, intake_of, kafka_consumer
+from pipeline.intake import Chunk, ConsumerFactory, Demand, Intake, chunks, consumer_settings, intake_of, kafka_consumer
 from pipeline.models import Model
 from pipeline.observe import Observer
 from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
@@ -174,6 +174,10 @@ class Flow(Service):
     def gather_s(self) -> float:
         """How long requests may gather in the client before a poll: no model would run them sooner. Any thread."""
         return min((version.window.gather_s for version in tuple(self._versions.values())), default=0.0)
+
+    def demands(self) -> Mapping[str, Demand]:
+        """What the requests of each topic want of the device. Any thread."""
+        return {each.lane.model.topics.requests: each.window.demand for each in tuple(self._versions.values())}
 
     # --- a newer version, as `Swaps` asks for it ---------------------------------------------------------------------
 
@@ -340,7 +344,7 @@ def add_flow(
         producer_factory=producer_factory,
         group_metadata=intake.group_metadata,
     )
-    intake.gather_s = flow.gather_s
+    intake.gather_s, intake.demands = flow.gather_s, flow.demands
     intake.add_dependency(flow)  # started before the first poll, stopped after the last commit
     if repository is not None:
         flow.swaps = Swaps(repository, flow)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -89,6 +89,7 @@ class Ledger:
         self._epochs = 0
         self.in_flight_requests = 0
         self.in_flight_bytes = 0
+        self._by_topic: Counter[str] = Counter()  # requests in flight
         self._abandoned = False
         self.ignored = 0  # completions of assignments that were lost (F10)
 
@@ -116,6 +117,7 @@ class Ledger:
             partition.open[chunk.offsets[0]] = entry
             partition.order.append(entry)
             self.in_flight_requests += entry.left
+            self._by_topic[chunk.topic] += entry.left
             self.in_flight_bytes += entry.size_bytes
 
     def finish(self, chunk: Tracked, indices: Sequence[int] | slice | None = None) -> int:
@@ -134,6 +136,7 @@ class Ledger:
                 return 0
             newly = entry.finish(indices)
             self.in_flight_requests -= newly
+            self._by_topic[chunk.topic] -= newly
             if entry.left == 0:
                 del partition.open[entry.offsets[0]]
                 self.in_flight_bytes -= entry.size_bytes
@@ -203,6 +206,7 @@ class Ledger:
                     continue
                 given_back[key] = sum(entry.left for entry in partition.open.values())
                 self.in_flight_requests -= given_back[key]
+                self._by_topic[key[0]] -= given_back[key]
                 self.in_flight_bytes -= sum(entry.size_bytes for entry in partition.open.values())
             self._changed.notify_all()
         return given_back
@@ -212,6 +216,11 @@ class Ledger:
         with self._changed:
             self._abandoned = True
             self._changed.notify_all()
+
+    def in_flight(self) -> Mapping[str, int]:
+        """Requests in flight of each topic."""
+        with self._lock:
+            return dict(self._by_topic)
 
     def wait_below(self, requests: int, size_bytes: int, timeout_s: float) -> bool:
         """Wait until less than both is in flight; False on time-out, or where there will be no room any more."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from queue import SimpleQueue
@@ -51,6 +51,7 @@ class Lane:
     load: float = 0.0  # what is offered, as a share of what can be served
     samples: Samples = ()
     below: tuple[Samples, ...] = ()  # of the models of its ladder
+    row_ns: float = 0.0  # of the device's time, in the largest bucket once it was warm
     filled: deque[tuple[int, int, Batch]] = field(
         default_factory=deque
     )  # due, number; the device thread takes them out
@@ -85,10 +86,13 @@ class Device:
         """Allocate and warm a version's slots, also beside those that run: any thread, as long as warming takes."""
         lane = Lane(model, backend, done, backend.slots(slots))
         backend.warm()
+        buckets = model.manifest.buckets
         if model.manifest.slo_ms is not None:
             models = 1 + sum(rung.model is not None for rung in model.manifest.ladder)
-            lane.samples, *below = (self._time(lane, rung) for rung in range(models))
+            lane.samples, *below = (self._time(lane, rung, buckets) for rung in range(models))
             lane.below = tuple(below)
+        rows, run_ns = (lane.samples or self._time(lane, 0, buckets[-1:]))[-1]
+        lane.row_ns = run_ns / rows
         self._lanes.append(lane)
         return lane
 
@@ -215,11 +219,11 @@ class Device:
             lane.ran(batch)
             lane.changed()
 
-    def _time(self, lane: Lane, rung: int) -> Samples:
+    def _time(self, lane: Lane, rung: int, buckets: Sequence[int]) -> Samples:
         """How long each bucket takes, of zeros: where no batch has run yet, the only figures there are."""
         slot, samples = lane.free[0], []
         slot.step_to(rung)
-        for bucket in lane.model.manifest.buckets:
+        for bucket in buckets:
             began_ns = self._clock.now_ns()
             lane.backend.run(slot, bucket)
             lane.backend.wait(slot)

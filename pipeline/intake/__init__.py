@@ -3,6 +3,7 @@
 from pipeline.intake.channel import ChunkChannel, chunks, intake_of
 from pipeline.intake.chunk import UNREADABLE, Chunk, RawHeaders
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, consumer_settings, kafka_consumer
+from pipeline.intake.pressure import Demand
 from pipeline.intake.service import Intake, IntakeListener
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ChunkChannel",
     "ConsumerFactory",
     "ConsumerLike",
+    "Demand",
     "Intake",
     "IntakeListener",
     "RawHeaders",

@@ -19,6 +19,8 @@ from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
 from pipeline.intake.chunk import Chunk
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, kafka_consumer, raise_if_fatal
+from pipeline.intake.pauses import Pauses
+from pipeline.intake.pressure import Demand, Pressure
 
 __all__ = ["Intake", "IntakeListener"]
 
@@ -69,12 +71,13 @@ class _Silent:
 class Intake(Service):
     """Polls requests, hands them over as chunks, commits what the ledger says is finished.
 
-    The poll thread never waits for inference: over the in-flight limits it pauses its partitions and polls on.
+    The poll thread never waits for inference: over the in-flight limits it pauses its partitions and polls on; those of
+    less important topics earlier (`Pressure`).
     A revoke blocks inside librdkafka's callback until the partitions' chunks are finished or ``drain_ms_max`` has
     passed, commits, and only then lets them go; what completes later is ignored (I3). Stopping drains alike.
 
     ``gather_s`` says how long requests had better gather behind the first of a poll: each poll costs as much as ten
-    requests do.
+    requests do. ``demands`` says of each topic what its requests want of the device.
     """
 
     def __init__(
@@ -91,7 +94,8 @@ class Intake(Service):
     ) -> None:
         super().__init__(**kwargs)
         self._commits = commits  # else somebody's transactions do
-        self.gather_s: Callable[[], float] = lambda: 0.0  # set before the start only
+        self.gather_s: Callable[[], float] = lambda: 0.0  # set before the start only, as the next
+        self.demands: Callable[[], Mapping[str, Demand]] = dict
         self._metadata: Any = None
         self._nobody: Any = None  # what librdkafka says of a consumer that is no member of its group
         self.ledger = ledger
@@ -109,8 +113,8 @@ class Intake(Service):
         self._commit_due_s = 0.0
         self._committing: Offsets | None = None
         self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
-        self._paused_at_epoch: int | None = None
-        self._paused: set[TopicPartitionKey] = set()  # one that was revoked so comes back so (librdkafka 2.16)
+        self._pressure = Pressure(limits)
+        self._pauses = Pauses()
         self._generation = 0
         self._told_s: dict[str, float] = {}
         self._next: dict[TopicPartitionKey, int] = {}  # offset expected next; none before an assignment's first chunk
@@ -172,11 +176,12 @@ class Intake(Service):
             while not self._stopping.is_set():
                 self._commit(consumer)
                 self._look(consumer)
-                if self._has_room():
-                    self._resume(consumer)
-                    self._hand_over(consumer, self._poll(consumer))
+                allowed = self._pressure.allowed(self.demands(), self.ledger.in_flight())
+                if self._has_room(allowed.requests):
+                    self._pauses.pause(consumer, allowed.held, self._generation)
+                    self._hand_over(consumer, self._poll(consumer, allowed.requests))
                 else:
-                    self._pause(consumer)
+                    self._pauses.pause(consumer, self._put.keys(), self._generation)
                     self._hand_over(consumer, self._take(consumer.poll(POLL_S), []))
             owned = [(p.topic, p.partition) for p in consumer.assignment()]
             self._let_go(consumer, owned)
@@ -187,14 +192,15 @@ class Intake(Service):
         finally:
             consumer.close()
 
-    def _poll(self, consumer: ConsumerLike) -> list[Message]:
+    def _poll(self, consumer: ConsumerLike, requests_max: int) -> list[Message]:
         # consume() alone would wait until it has all it was asked for; poll() returns with the first message.
         first = consumer.poll(POLL_S)
         if first is None:
             return []
         if (wait_s := self.gather_s()) > 0:
             self._stopping.wait(wait_s)
-        count = min(self.limits.poll_requests_max, int(self.limits.poll_bytes_max / self._request_bytes)) - 1
+        room = requests_max - self.ledger.in_flight_requests
+        count = min(self.limits.poll_requests_max, int(self.limits.poll_bytes_max / self._request_bytes), room) - 1
         epoch = self._epoch_of(first)
         rest = consumer.consume(count, 0) if count > 0 else []
         # A rebalance inside consume() may have taken the first message's partition away, or anew.
@@ -277,26 +283,13 @@ class Intake(Service):
         for chunk in chunks:
             self._put[chunk.topic](chunk)
 
-    def _has_room(self) -> bool:
+    def _has_room(self, requests_max: int) -> bool:
         """Whether the flow can take another poll; waits a little, since pausing is dearer than waiting."""
-        wait_s = 0.0 if self._paused_at_epoch is not None else self.limits.pause_after_ms / 1000
+        wait_s = 0.0 if self._pauses.topics == self._put.keys() else self.limits.pause_after_ms / 1000
         with self._taking:
             if not self._taking.wait_for(lambda: self._untaken < self.limits.channel_chunks_max, wait_s):
                 return False
-        return self.ledger.wait_below(self.limits.in_flight_requests_max, self.limits.in_flight_bytes_max, wait_s)
-
-    def _pause(self, consumer: ConsumerLike) -> None:
-        if self._paused_at_epoch != self._generation:
-            consumer.pause(partitions := consumer.assignment())
-            self._paused.update((each.topic, each.partition) for each in partitions)
-            self._paused_at_epoch = self._generation
-
-    def _resume(self, consumer: ConsumerLike) -> None:
-        self._paused_at_epoch = None
-        mine = {(each.topic, each.partition): each for each in consumer.assignment()} if self._paused else {}
-        if ours := self._paused & mine.keys():
-            consumer.resume([mine[key] for key in ours])
-            self._paused -= ours
+        return self.ledger.wait_below(requests_max, self.limits.in_flight_bytes_max, wait_s)
 
     # --- commits -----------------------------------------------------------------------------------------------
 

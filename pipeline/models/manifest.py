@@ -36,6 +36,7 @@ class Manifest:
     relative path of every file but the manifest to its sha256. ``gather_ms_max`` is how long a window may wait for
     more rows while the device is free. ``slo_ms``, where there is one, is within what a request is to be
     answered, counted from its Kafka timestamp: the deadline of requests that name none; batches are planned by it.
+    ``priority``, 9 the most important, is that of its topic among those of one worker: others wait for it.
 
     A model of sequences names in ``sequences`` its inputs whose rows are sequences along their first axis, zeros behind
     their ends, and in ``lengths`` what a batch's longest is padded to: ascending, the last one the declared size. The
@@ -59,6 +60,7 @@ class Manifest:
     allow_not_finite: bool = False
     gather_ms_max: float = 0.0
     slo_ms: float | None = None
+    priority: int = 5
     sequences: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     ladder: tuple[Rung, ...] = ()
@@ -87,6 +89,7 @@ class Manifest:
                 self.slo_ms is None or 0.0 < self.slo_ms <= SLO_MS_LIMIT,
                 f"slo_ms {self.slo_ms} is not within 0..{SLO_MS_LIMIT}",
             ),
+            (0 <= self.priority <= 9, f"priority {self.priority} is not within 0..9"),
         ):
             if not good:
                 raise ModelError(f"model {self.name}: {what}")
@@ -244,6 +247,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
         gather_ms_max = float(_take(rest, "gather_ms_max", (int, float), 0.0))
         slo_ms = float(_take(rest, "slo_ms", (int, float))) if "slo_ms" in rest else None
+        priority = _take(rest, "priority", int, 5)
         ladder = tuple(_rung(each) for each in _take(rest, "ladder", list, ()))
     except KeyError as error:
         raise ModelError(f"{error} is missing") from error
@@ -262,6 +266,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         files=files,
         gather_ms_max=gather_ms_max,
         slo_ms=slo_ms,
+        priority=priority,
         sequences=sequences,
         lengths=lengths,
         ladder=ladder,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pipeline.admit import Admitted
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.infer import Batch, Device, Lane
+from pipeline.intake import Demand
 from pipeline.window.asked import asked_of
 from pipeline.window.ordered import NEVER_NS, Late
 from pipeline.window.planner import Reason
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HASTE = 0.5  # of the SLO: while requests ask for less, because their clients do or all is slow, none is to gather
 HASTY_NS = 5_000_000_000  # for so long
+RECENT = 0.2  # the weight of the last batch, and of the last chunk, in what a request takes of the device
 
 
 class Window:
@@ -60,6 +62,8 @@ class Window:
         self._successor: Window | None = None
         self._drained = asyncio.Event()
         self._ended_ns = 0  # of the batch that ran last
+        self._request_rows = 1.0  # of late, as the next
+        self._row_ns = lane.row_ns
         self._hasty_ns = -HASTY_NS  # when somebody last asked for an answer soon
         self.gather_s = 0.0  # how long requests may gather before they are offered; any thread may look
         lane.changed = self._pump
@@ -72,6 +76,7 @@ class Window:
         now_ns = self._clock.now_ns()
         unix_ns = now_ns - int(self._clock.unix_ms() * 1e6)
         for each in admitted:
+            self._request_rows += RECENT * (each.rows / len(each) - self._request_rows)
             asked = asked_of(each, self._slo_ms, unix_ns)
             self._schedulers[each.length].add(each, asked, now_ns)
             if asked is not None and int(asked.deadline_ns.min()) - now_ns < HASTE * (self._slo_ms or 0.0) * 1e6:
@@ -107,6 +112,7 @@ class Window:
             # Of an asynchronous backend the batch before may have run on when this one was started.
             run_ns = batch.computed_ns - max(batch.started_ns, self._ended_ns)
             self._schedulers[batch.length].ran(batch.rows, run_ns, batch.rung)
+            self._row_ns += RECENT * (run_ns / batch.rows - self._row_ns)
         self._ended_ns = batch.computed_ns
 
     def _acked(self, batch: Batch, acked_ns: int) -> None:
@@ -131,6 +137,13 @@ class Window:
     def rows(self) -> int:
         """Rows that wait."""
         return sum(scheduler.waiting.rows for scheduler in self._schedulers.values())
+
+    @property
+    def demand(self) -> Demand:
+        """What its requests want of the device, as those of late did. Any thread."""
+        manifest = self._lane.model.manifest
+        slo_ns = None if self._slo_ms is None else self._slo_ms * 1e6
+        return Demand(self._row_ns * self._request_rows, manifest.rows_max, manifest.priority, slo_ns)
 
     def _pump(self) -> None:
         now_ns = self._clock.now_ns()

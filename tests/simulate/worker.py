@@ -121,7 +121,7 @@ class Worker:
         self.flow.failed = self.intake.failed = self._failed
         self.flow._backends.append(parts.backend())  # loaded
         # Its batches are of real requests only; what it takes is learnt from them.
-        self.flow.device._time = lambda lane, rung: ((lane.model.manifest.rows_max, 5_000_000),)  # type: ignore[method-assign]
+        self.flow.device._time = lambda lane, rung, buckets: ((buckets[-1], 5_000_000),)  # type: ignore[method-assign]
         try:
             await self.flow.on_start()
         except Exception as error:  # noqa: BLE001 - a worker that cannot start ends

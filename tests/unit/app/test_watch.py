@@ -66,7 +66,10 @@ def flow_of(backend: Hanging, clock: Clock) -> Flow:
 
 async def hung(flow: Flow, backend: Hanging) -> None:
     """Start the flow; returns when a request has got to where the backend hangs."""
+    backend.go_on.set()  # it is run once to see how long it takes
     await flow.start()
+    backend.go_on.clear()
+    backend.entered.clear()
     request = message(0, bytes(8), headers=[("content-type", RAW.encode())])
     chunk = chunk_of([request], epoch=flow._ledger.epoch((TOPIC, 0)) or 0, finish=flow._ledger.finish)
     flow._ledger.track(chunk)

@@ -139,6 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
         unfinished = [len(chunk.offsets) - len(chunk.done) for chunk in chunks]
         open_bytes = sum(chunk.size_bytes for chunk, left in zip(chunks, unfinished, strict=True) if left)
         assert self.ledger.in_flight_requests == sum(unfinished)
+        assert sum(self.ledger.in_flight().values()) == sum(unfinished)
         assert self.ledger.in_flight_bytes == open_bytes
         assert self.ledger.ignored == self.ignored
         for key in KEYS:

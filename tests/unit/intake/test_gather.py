@@ -41,6 +41,6 @@ def test_requests_gather_behind_the_first_for_as_long_as_it_is_said(
     intake.gather_s = lambda: gather_s
     monkeypatch.setattr(intake._stopping, "wait", lambda s: consumer.heard.append(f"wait {s}"))
     intake.ledger.assign([(TOPIC, 0)])
-    messages = intake._poll(cast(ConsumerLike, consumer))
+    messages = intake._poll(cast(ConsumerLike, consumer), 1000)
     assert [each.offset() for each in messages] == ([] if empty else [0, 1, 2])
     assert consumer.heard == heard

@@ -34,6 +34,7 @@ GOOD = Manifest(
     allow_not_finite=True,
     gather_ms_max=2.5,
     slo_ms=15.5,
+    priority=9,
     sequences=("x",),
     lengths=(1, 2),
     ladder=(Rung("int8", model="other/2"), Rung("default", answer={"y": [True]})),
@@ -46,7 +47,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 
 def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
-    switches, sizes = ("answer_rejected", "allow_not_finite"), ("gather_ms_max", "slo_ms", "buckets", "lengths")
+    switches, sizes = (
+        ("answer_rejected", "allow_not_finite"),
+        ("gather_ms_max", "slo_ms", "buckets", "lengths", "priority"),
+    )
     text = replace(GOOD, ladder=()).to_toml()
     optional = (*switches, *sizes, "classes", "sequences")
     lines = [line for line in text.split("\n") if not line.startswith(optional)]
@@ -54,7 +58,7 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path)
     assert manifest.answer_rejected
     assert not manifest.allow_not_finite
-    assert (manifest.slo_ms, manifest.ladder, manifest.rungs) == (None, (), ())
+    assert (manifest.slo_ms, manifest.priority, manifest.ladder, manifest.rungs) == (None, 5, (), ())
     assert (manifest.sequences, manifest.lengths) == ((), ())
     assert (manifest.gather_ms_max, manifest.classes, manifest.buckets) == (0.0, (), (1, 2, 3, 4, 6, 8))
 
@@ -93,6 +97,8 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ({"gather_ms_max": float("nan")}, "gather_ms_max"),
         ({"slo_ms": 0.0}, "slo_ms"),
         ({"slo_ms": float("inf")}, "slo_ms"),
+        ({"priority": -1}, "priority"),
+        ({"priority": 10}, "priority"),
         ({"slo_ms": None}, "needs slo_ms"),
         ({"ladder": (Rung("full", model="other/2"),)}, "the same name"),
         ({"ladder": (Rung("a", model="other/2"), Rung("a", model="other/3"))}, "the same name"),

@@ -12,6 +12,7 @@ import pytest
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
+from pipeline.intake import Demand
 from pipeline.window import Late, Parts, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS
@@ -312,5 +313,20 @@ def test_requests_gather_while_batches_are_put_off_and_nobody_is_in_haste() -> N
         bench.clock.ms = 60
         await bench.window.offer([admitted_of([1], first=2)])
         assert bench.window.gather_s == 0, "somebody was a moment ago"
+
+    asyncio.run(scenario())
+
+
+def test_what_a_request_wants_of_the_device_is_what_those_of_late_took() -> None:
+    async def scenario() -> None:
+        bench = Bench.promised()
+        bench.lane.row_ns = 1e6
+        window = Window(bench.lane, bench.device, bench.window._schedulers, rows_max=160, attempts_max=1, expire=print)
+        assert window.demand == Demand(1e6, 8, 5, 100e6), "what it took when it was warmed, a row each"
+        for first in range(40):
+            await window.offer([admitted_of([4], first=first)])
+            ran = Batch([], [], 8, 0, computed_ns=window._ended_ns + 16_000_000, started_ns=window._ended_ns)
+            bench.lane.ran(ran)
+        assert window.demand.request_ns == pytest.approx(8e6, rel=1e-3), "four rows of 2 ms"
 
     asyncio.run(scenario())
