@@ -28,7 +28,7 @@ from pipeline.models import Model
 from pipeline.observe import Observer
 from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
 from pipeline.swap import Swaps
-from pipeline.window import Parts, Recording, Scheduler, Window
+from pipeline.window import Parts, Recording, Remembered, Scheduler, Window
 
 __all__ = ["Flow", "create_app", "flow_of"]
 
@@ -143,23 +143,26 @@ class Flow(Service):
             clock=self._clock,
         )
         parts = Parts.of(model, lane.samples, lane.below)
+        remembered = Remembered(manifest.cached) if manifest.cached else None
         window = Window(
             lane,
             self.device,
-            {length: self._scheduler(parts, length) for length in manifest.lengths or (None,)},
+            {length: self._scheduler(parts, length, remembered) for length in manifest.lengths or (None,)},
             rows_max=settings.limits.waiting_batches_max * manifest.rows_max,
             attempts_max=settings.limits.compute_attempts_max,
             expire=partial(self.publisher.expire, model),
             told=partial(self.observer.left, model.name),
+            remembered=remembered,
             clock=self._clock,
         )
         return Version(lane, admit, window, before)
 
-    def _scheduler(self, parts: Parts, length: int | None) -> Scheduler:
+    def _scheduler(self, parts: Parts, length: int | None, remembered: Remembered | None) -> Scheduler:
         if length is not None:
             parts = replace(parts, model=f"{parts.model}, sequences up to {length}")
         recording = None if self._decisions is None else Recording(self._decisions.write, parts)
-        return Scheduler(parts.planner(), parts.rows_max, recording)
+        recall = None if remembered is None else remembered.recall
+        return Scheduler(parts.planner(), parts.rows_max, recording, recall)
 
     async def serve(self, name: str, chunk: Chunk) -> None:
         """Requests of a model arrive, for the version that serves now; returns when there is room for more."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.admit import Admitted
 from pipeline.core.errors import SluiceError
 from pipeline.infer.backend import Slot
-from topics.signature import Tensor
+from topics.signature import Columns, Tensor
 
 __all__ = ["Batch", "Joined", "Piece", "Run"]
 
@@ -93,6 +93,7 @@ class Batch:
     attempts: int = 1  # runs of just this batch, while its errors may pass
     length: int | None = None  # of its sequences, padded
     rung: int = 0  # of the model's ladder; 0 is the model itself
+    answers: Sequence[Columns] = ()  # that are remembered, of its requests in order: nothing is computed
     blamed: SluiceError | None = None  # its one request failed; zeros run in its place, see `again`
     due_ns: int = 0  # of several models' batches the one that is due first runs first; what runs again before all
     deadline_ns: int | None = None  # the earliest of its whole requests', where what waited was ordered by urgency
@@ -117,6 +118,8 @@ class Batch:
                 first, rows = part.first_row, part.rows
                 column = part.admitted.columns[name][first : first + rows]
                 buffer[part.slot_row : part.slot_row + rows] = column
+        for name, buffer in slot.outputs.items() if self.answers else ():
+            np.concatenate([answer[name] for answer in self.answers], out=buffer[: self.rows])
 
     def again(self, attempts_max: int) -> tuple[Batch, ...]:
         """What runs after this batch has failed.
@@ -124,7 +127,7 @@ class Batch:
         The same batch while the error may pass, then its halves, to find the request that the failure is about (I7).
         That one is blamed only if the model still answers zeros, as it did when it was warmed: they run in its place.
         """
-        assert self.error is not None and self.blamed is None
+        assert self.error is not None and self.blamed is None and not self.answers
         if not self.is_single and (attempts_max <= self.attempts or not self.error.retryable):
             return self.halves()
         same = self._of(list(self.parts()))

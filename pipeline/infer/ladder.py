@@ -28,14 +28,14 @@ class _Slot(Slot):
 class Ladder:
     """A `Backend` of several, whose slots are all free or taken together: batches stay in order, whatever their rung.
 
-    ``rungs`` are the models below the one that is loaded, each with a backend, in order; ``answer`` is the last.
+    ``rungs`` are the models below the one that is loaded, each with a backend, in order; ``answers`` are the last.
     """
 
     name: ClassVar[str] = "ladder"
 
-    def __init__(self, full: Backend, rungs: Sequence[tuple[Model, Backend]], answer: Answer | None) -> None:
+    def __init__(self, full: Backend, rungs: Sequence[tuple[Model, Backend]], answers: Sequence[Answer]) -> None:
         self._models = [model for model, _ in rungs]
-        self._backends: list[Backend] = [full, *(backend for _, backend in rungs), *([answer] if answer else [])]
+        self._backends: list[Backend] = [full, *(backend for _, backend in rungs), *answers]
 
     @property
     def asynchronous(self) -> bool:
@@ -43,7 +43,7 @@ class Ladder:
 
     def load(self, model: Model, *, threads: int | None = None) -> None:
         try:
-            models = [model, *self._models, model]  # by the last one an answer knows its rows
+            models = [model, *self._models, model, model]  # by the last ones answers know their rows
             for each, backend in zip(models, self._backends, strict=False):
                 backend.load(each, threads=threads)
         except BaseException:
@@ -80,9 +80,9 @@ class Ladder:
 
 
 class Answer:
-    """A `Backend` that gives every row the same answer, at no cost: nothing is even copied into its slots.
+    """A `Backend` that computes nothing: nothing is even copied into its slots.
 
-    ``row`` is that of each output.
+    Every row has the same answer, ``row`` of each output, unless a batch brings its own (`Batch.fill`).
     """
 
     name: ClassVar[str] = "answer"
@@ -96,8 +96,11 @@ class Answer:
         self._rows_max = model.manifest.rows_max
 
     def slots(self, count: int) -> list[Slot]:
-        outputs = {name: np.repeat(value[np.newaxis], self._rows_max, axis=0) for name, value in self._row.items()}
-        return [Slot(index, {}, outputs) for index in range(count)]  # nobody writes there
+        row, rows_max = self._row.items(), self._rows_max
+        return [
+            Slot(index, {}, {name: np.repeat(value[np.newaxis], rows_max, axis=0) for name, value in row})
+            for index in range(count)
+        ]
 
     def warm(self) -> None: ...
 

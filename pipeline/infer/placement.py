@@ -87,9 +87,10 @@ def placed(model: Model, device: str) -> Backend:
     full, ladder = _placed(model, device), model.manifest.ladder
     if not ladder:
         return full
-    last = ladder[-1]
-    answer = None if last.answer is None else Answer(last.row(model.signature.outputs))
-    return Ladder(full, [(rung, _placed(rung, device)) for rung in rungs_of(model)], answer)
+    outputs = model.signature.outputs
+    unset = {tensor.name: tensor.empty(1)[0] for tensor in outputs}  # each batch that was remembered brings its own
+    answers = [Answer(unset if rung.answer is None else rung.row(outputs)) for rung in ladder if rung.model is None]
+    return Ladder(full, [(rung, _placed(rung, device)) for rung in rungs_of(model)], answers)
 
 
 def _placed(model: Model, device: str) -> Backend:

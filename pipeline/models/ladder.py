@@ -18,19 +18,23 @@ FULL = "full"
 """The name of the first rung, the model itself."""
 
 RUNGS_MAX = 8  # each has slots of its own: memory for as many models
+# Answers: 600 bytes each beside the outputs of its rows, 4 kB a row where those are a thousand float32: 0.6 and 4.6 GB.
+CACHED_MAX = 1_000_000
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A rung below the model: another one of the repository, ``name/version``, or a constant ``answer``.
+    """A rung below the model: another one of the repository, ``name/version``, what is ``cached``, or a constant.
 
+    ``cached`` is how many answers of the full model are remembered, each for requests of the very same input.
     ``answer`` has for each output the values of one row, nested lists of its shape.
     """
 
     name: str
     model: str | None = None
     answer: Mapping[str, Any] | None = None
+    cached: int | None = None
 
     def row(self, outputs: Sequence[Tensor]) -> dict[str, np.ndarray[Any, Any]]:
         """The constant answer as one row of each output. Raises ``ValueError`` where it is none."""
@@ -53,11 +57,17 @@ def ladder_checks(ladder: Sequence[Rung], own: str, outputs: Sequence[Tensor]) -
     names = [FULL, *(rung.name for rung in ladder)]
     yield len(names) <= RUNGS_MAX, f"a ladder of {len(names)} rungs; {RUNGS_MAX} are the most"
     yield len(set(names)) == len(names), f"two rungs of {names} have the same name"
-    for rung in ladder:
+    for at, rung in enumerate(ladder, 1):
         yield bool(_NAME.match(rung.name)), f"rung {rung.name!r} is not a name"
-        yield (rung.model is None) != (rung.answer is None), f"rung {rung.name!r}: give a model or an answer"
+        given = sum(each is not None for each in (rung.model, rung.cached, rung.answer))
+        yield given == 1, f"rung {rung.name!r}: give a model, cached or an answer, one of them"
         yield rung.model != own, f"rung {rung.name!r} is the model itself"
         yield rung.answer is None or rung is ladder[-1], f"rung {rung.name!r}: below a constant answer nothing is asked"
+        if rung.cached is not None:
+            fits = 1 <= rung.cached <= CACHED_MAX
+            yield fits, f"rung {rung.name!r}: cached {rung.cached} is not within 1..{CACHED_MAX}"
+            last = all(below.answer is not None for below in ladder[at:])
+            yield last, f"rung {rung.name!r}: below what is cached only a constant is asked"
         if rung.answer is not None:
             try:
                 rung.row(outputs)

@@ -122,6 +122,11 @@ class Manifest:
         """Names of the ladder's rungs, the model itself first; none where it has no ladder."""
         return (FULL, *(rung.name for rung in self.ladder)) if self.ladder else ()
 
+    @property
+    def cached(self) -> int:
+        """How many answers the ladder remembers; 0 where none of its rungs does."""
+        return next((rung.cached for rung in self.ladder if rung.cached is not None), 0)
+
     def to_toml(self) -> str:
         """The text of ``manifest.toml``; `read_manifest` gives the same manifest back."""
         flat = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("signature", "files", "ladder")}
@@ -129,6 +134,7 @@ class Manifest:
         for rung in self.ladder:
             lines += ["", "[[ladder]]", f"name = {_toml(rung.name)}"]
             lines += [] if rung.model is None else [f"model = {_toml(rung.model)}"]
+            lines += [] if rung.cached is None else [f"cached = {rung.cached}"]
             lines += [f"answer.{_toml(output)} = {_toml(value)}" for output, value in (rung.answer or {}).items()]
         for side, tensors in self.signature.to_dict().items():
             for tensor in tensors:
@@ -281,9 +287,10 @@ def _rung(value: Any) -> Rung:
     name = _take(rest, "name", str)
     model = _take(rest, "model", str) if "model" in rest else None
     answer = _take(rest, "answer", dict) if "answer" in rest else None
+    cached = _take(rest, "cached", int) if "cached" in rest else None
     if rest:
         raise ModelError(f"ladder: unknown key {', '.join(sorted(rest))}")
-    return Rung(name, model, answer)
+    return Rung(name, model, answer, cached)
 
 
 def _check_label(model: str, rung: Rung) -> None:

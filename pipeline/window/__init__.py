@@ -5,6 +5,7 @@ from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Late
 from pipeline.window.planner import Plan, Planner, Reason, WorkConserving
 from pipeline.window.record import Departure, Parts, Recording, replay
+from pipeline.window.remembered import Remembered
 from pipeline.window.scheduler import Decision, Scheduler
 from pipeline.window.slo import DeadlineFirst
 from pipeline.window.waiting import Waiting
@@ -23,6 +24,7 @@ __all__ = [
     "Rate",
     "Reason",
     "Recording",
+    "Remembered",
     "Scheduler",
     "Waiting",
     "Window",

@@ -46,16 +46,16 @@ class Ladder:
     """A `Planner` that chooses a rung for each batch, and has that one's planner say when it leaves.
 
     ``rungs`` are planners of the models, the full one first, that share one rate. Whom a rung would have to expire the
-    next one serves; whom the lowest would, the constant answer, where there is one (``answers``), while its turn on the
-    device is in time. Requests of a key that came earlier go with them, so that a key's answers stay in order.
+    next one serves; whom the lowest would, one of so many ``answers``, what is remembered or a constant, while its turn
+    on the device is in time. Requests of a key that came earlier go with them, so that a key's answers stay in order.
 
     Hysteresis is its only state: a batch that had to go to a lower rung makes that one carry the load. Pieces of one
     request are all served by one rung.
     """
 
-    def __init__(self, rungs: Sequence[DeadlineFirst], *, answers: bool) -> None:
+    def __init__(self, rungs: Sequence[DeadlineFirst], *, answers: int) -> None:
         self.rungs = rungs
-        self._answers = answers
+        self.answers = answers
         self._base = self._last = 0
         self._ran_ns = [0] * len(rungs)
 
@@ -72,7 +72,7 @@ class Ladder:
         while plan.expire_ns is not None and rung + 1 < len(self.rungs):
             rung += 1
             plan = self.rungs[rung].plan(waiting, device, now_ns)
-        if plan.expire_ns is not None and columns is not None and self._answers:
+        if plan.expire_ns is not None and columns is not None and self.answers:
             return self._answer(plan, plan.expire_ns, columns, device, now_ns)
         return replace(plan, rung=rung)
 
@@ -94,7 +94,7 @@ class Ladder:
         ]
 
     def _answer(self, plan: Plan, expire_ns: int, columns: Columns, device: DeviceState, now_ns: int) -> Plan:
-        """Who would be expired is answered by the constant, which takes its turn on the device and no time there."""
+        """Who would be expired is answered without the models, in turn on the device, but in no time there."""
         tail_ns = int(self.rungs[-1].cost.tail_ns)
         lost_ns = min(expire_ns, max(now_ns, device.free_ns) + tail_ns)
         if hopeless(columns, lost_ns, 0.0).any():

@@ -10,10 +10,12 @@ import numpy as np
 
 from pipeline.admit import Admitted
 from pipeline.infer.batch import Run
+from pipeline.window.remembered import Recall
 
 __all__ = ["NEVER_NS", "Asked", "Columns", "IntArray", "Late", "Ordered"]
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Late = tuple[Admitted, list[int]]
 """Requests of one `Admitted` that are expired."""
 
@@ -21,6 +23,7 @@ NEVER_NS = int(np.iinfo(np.int64).max)
 
 _ORDER, _DUE, _DEADLINE, _KEY, _PLACE, _ROWS = range(6)
 _BITS = 32  # of a place for the request's number, those above for its arrival: places ascend as requests came
+_MASK = (1 << _BITS) - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,7 +122,7 @@ class Ordered:
         """Take out the first request, for pieces."""
         place = int(self._matrix[_PLACE, 0])
         self._matrix = self._matrix[:, 1:]
-        return self._leave(place >> _BITS, 1), place & ((1 << _BITS) - 1)
+        return self._leave(place >> _BITS, 1), place & _MASK
 
     def expire(self, by_ns: int, row_ns: float) -> tuple[list[Late], int]:
         """Take out requests whose deadline less ``row_ns`` a row is not after ``by_ns``; also say how many rows."""
@@ -131,9 +134,23 @@ class Ordered:
             gone.setdefault(source, []).extend(range(lo, hi))
         return [(self._leave(source, len(requests)), requests) for source, requests in gone.items()], rows
 
-    def take_late(self, by_ns: int, row_ns: float, space: int) -> tuple[list[Run], int]:
-        """Take out what `expire` would and what came earlier of their keys, as many as fit whole into ``space``."""
+    def take_late(self, by_ns: int, row_ns: float, space: int, recall: Recall | None = None) -> tuple[list[Run], int]:
+        """Take out what `expire` would and what came earlier of their keys, as many as fit whole into ``space``.
+
+        With ``recall`` those only whose answers are remembered, as are those of all that came earlier of their keys.
+        """
         late = hopeless(self.columns, by_ns, row_ns)
+        if recall is not None:
+            late = self._remembered(late, space, recall)
+        chosen = self._with_earlier(late)  # as they came: what does not fit is behind in its key, too
+        chosen = chosen[: int(np.searchsorted(np.cumsum(self._matrix[_ROWS, chosen]), space, side="right"))]
+        deadline_ns = int(self._matrix[_DEADLINE, chosen].min(initial=NEVER_NS))
+        places = self._matrix[_PLACE, chosen]
+        self._matrix = np.delete(self._matrix, chosen, axis=1)
+        return [Run(self._leave(source, hi - lo), lo, hi, 0) for source, lo, hi in _stretches(places)], deadline_ns
+
+    def _with_earlier(self, late: Mask) -> IntArray:
+        """Which requests are late or come before such a one of their key, as they came."""
         keys, places = self._matrix[_KEY], self._matrix[_PLACE]
         keyed = late & (keys != 0)
         theirs, which = np.unique(keys[keyed], return_inverse=True)
@@ -141,13 +158,26 @@ class Ordered:
             latest = np.zeros(theirs.size, np.int64)
             np.maximum.at(latest, which, places[keyed])
             at = np.searchsorted(theirs, keys).clip(max=theirs.size - 1)
-            late |= (theirs[at] == keys) & (places <= latest[at])
+            late = late | (theirs[at] == keys) & (places <= latest[at])
         chosen = np.flatnonzero(late)
-        chosen = chosen[np.argsort(places[chosen])]  # as they came: what does not fit is behind in its key, too
-        chosen = chosen[: int(np.searchsorted(np.cumsum(self._matrix[_ROWS, chosen]), space, side="right"))]
-        deadline_ns, places = int(self._matrix[_DEADLINE, chosen].min(initial=NEVER_NS)), places[chosen]
-        self._matrix = np.delete(self._matrix, chosen, axis=1)
-        return [Run(self._leave(source, hi - lo), lo, hi, 0) for source, lo, hi in _stretches(places)], deadline_ns
+        return chosen[np.argsort(places[chosen])]
+
+    def _remembered(self, late: Mask, space: int, recall: Recall) -> Mask:
+        """Which of the late are remembered with all that came earlier of their keys: the first to fill ``space``."""
+        remembered, others = np.zeros_like(late), set[int]()  # keys of those that are not
+        chosen = self._with_earlier(late)
+        keys, places, rows = (self._matrix[row, chosen].tolist() for row in (_KEY, _PLACE, _ROWS))
+        for at, key, place, size in zip(chosen.tolist(), keys, places, rows, strict=True):
+            if key and key in others:
+                continue
+            if recall(self._sources[place >> _BITS], place & _MASK) is None:
+                others.add(key)
+            elif late[at]:
+                remembered[at] = True
+                space -= size
+                if space <= 0:
+                    break
+        return remembered
 
     def _leave(self, source: int, count: int) -> Admitted:
         admitted = self._sources[source]
@@ -157,7 +187,7 @@ class Ordered:
         return admitted
 
 
-def hopeless(columns: Columns, by_ns: int, row_ns: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def hopeless(columns: Columns, by_ns: int, row_ns: float) -> Mask:
     """Which requests have a deadline that, less ``row_ns`` for each of their rows, is not after ``by_ns``."""
     if not row_ns:
         return columns.deadline_ns <= by_ns
@@ -170,11 +200,10 @@ def _stretches(places: Sequence[int] | IntArray) -> Iterator[tuple[int, int, int
     if not places.size:
         return
     ends = [*(np.flatnonzero(np.diff(places) != 1) + 1).tolist(), places.size]
-    mask = (1 << _BITS) - 1
     begin = 0
     for end in ends:
         first = int(places[begin])
-        yield first >> _BITS, first & mask, (first & mask) + end - begin
+        yield first >> _BITS, first & _MASK, (first & _MASK) + end - begin
         begin = end
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,8 +18,10 @@ from pipeline.window.cost import Cost, Rate
 from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Asked
 from pipeline.window.planner import Reason, WorkConserving
+from pipeline.window.remembered import Recall
 from pipeline.window.scheduler import Decision, Scheduler
 from pipeline.window.slo import DeadlineFirst
+from topics.signature import Columns
 
 __all__ = ["Departure", "Parts", "Recording", "replay"]
 
@@ -41,7 +43,8 @@ class Parts:
     slo_ns: int | None = None
     samples: Samples = ()
     rungs: Sequence[str] = ()  # of the model's ladder, itself first, where it has one
-    below: Sequence[Samples] = ()  # of the ladder's other models; a rung without is a constant answer
+    below: Sequence[Samples] = ()  # of the ladder's other models; a rung without answers without a model
+    cached: bool = False  # whether the first of those answers what is remembered
 
     @classmethod
     def of(cls, model: Model, samples: Samples = (), below: Sequence[Samples] = ()) -> Parts:
@@ -50,14 +53,14 @@ class Parts:
         slo_ns = None if manifest.slo_ms is None else round(manifest.slo_ms * 1e6)
         gather_ns = int(manifest.gather_ms_max * 1e6)
         sizes = manifest.rows_max, manifest.buckets
-        return cls(model.label, *sizes, gather_ns, slo_ns, samples, manifest.rungs, below)
+        return cls(model.label, *sizes, gather_ns, slo_ns, samples, manifest.rungs, below, manifest.cached > 0)
 
     def planner(self) -> DeadlineFirst | Ladder:
         """A planner that knows nothing else yet."""
         plain, rate = WorkConserving(self.rows_max, self.gather_ns), Rate()
         costs = [Cost(self.buckets, samples) for samples in (self.samples, *self.below)]
         full, *below = (DeadlineFirst(plain, cost, rate, self.slo_ns) for cost in costs)
-        return Ladder([full, *below], answers=len(self.rungs) > len(costs)) if self.rungs else full
+        return Ladder([full, *below], answers=len(self.rungs) - len(costs)) if self.rungs else full
 
 
 class Recording:
@@ -68,6 +71,7 @@ class Recording:
         self._model = parts.model
         self._numbers: dict[int, int] = {}  # of what waits, by identity
         self._count = 0
+        self._remembered = set[tuple[int, int]]()  # since the planner was last asked: number and request
         self._line("start", asdict(parts))
 
     def added(self, admitted: Admitted, asked: Asked | None, now_ns: int) -> None:
@@ -90,10 +94,22 @@ class Recording:
         told = {"now_ns": now_ns, "rows": rows, "run_ns": run_ns, "tail_ns": tail_ns, "late": late, "rung": rung}
         self._line("acked", told)
 
+    def recalls(self, recall: Recall) -> Recall:
+        """The same, but whose answers were remembered is written down with the decision."""
+
+        def recalled(admitted: Admitted, request: int) -> Columns | None:
+            answer = recall(admitted, request)
+            if answer is not None:
+                self._remembered.add((self._numbers[id(admitted)], request))
+            return answer
+
+        return recalled
+
     def decided(self, decision: Decision, state: DeviceState, now_ns: int, *, last: bool) -> None:
         """The planner was asked."""
-        told = {"at": now_ns, "state": asdict(state), "last": last}
+        told = {"at": now_ns, "state": asdict(state), "last": last, "remembered": self._remembered}
         self._line("decided", {**told, "decision": _plain(decision, self._numbers)})
+        self._remembered = set()
 
     def _line(self, what: str, content: dict[str, Any]) -> None:
         self._write(orjson.dumps({"model": self._model, "what": what, **content}, default=list) + b"\n")
@@ -128,21 +144,22 @@ def replay(lines: Iterable[bytes]) -> Iterator[Departure]:
         model, what = told.pop("model"), told.pop("what")
         if what == "start":
             parts = Parts(model=model, **told)
-            again[model] = _Again(Scheduler(parts.planner(), parts.rows_max), parts.rungs)
+            again[model] = _Again(parts)
             continue
         departure = again[model].tell(model, what, told)
         if departure is not None:
             yield departure
 
 
-@dataclass(slots=True)
 class _Again:
     """A scheduler told from a recording."""
 
-    scheduler: Scheduler
-    rungs: Sequence[str]
-    numbers: dict[int, int] = field(default_factory=dict)
-    kept: list[Admitted] = field(default_factory=list)  # so that no identity comes twice
+    def __init__(self, parts: Parts) -> None:
+        self.scheduler = Scheduler(parts.planner(), parts.rows_max, recall=self._recall if parts.cached else None)
+        self.rungs = parts.rungs
+        self.numbers: dict[int, int] = {}
+        self.kept: list[Admitted] = []  # so that no identity comes twice
+        self.remembered: set[tuple[int, int]] = set()
 
     def tell(self, model: str, what: str, told: dict[str, Any]) -> Departure | None:
         if what == "ran":
@@ -165,7 +182,11 @@ class _Again:
         columns = None if asked is None else Asked(*(np.array(asked[name], np.int64) for name in _ASKED))
         self.scheduler.add(admitted, columns, told["at"])
 
+    def _recall(self, admitted: Admitted, request: int) -> Columns | None:
+        return {} if (self.numbers[id(admitted)], request) in self.remembered else None
+
     def _decide(self, model: str, told: dict[str, Any]) -> Departure | None:
+        self.remembered = set(map(tuple, told.get("remembered", ())))
         decision = self.scheduler.next(DeviceState(**told["state"]), told["at"], last=told["last"])
         now = orjson.loads(orjson.dumps(_plain(decision, self.numbers)))
         recorded = told["decision"]

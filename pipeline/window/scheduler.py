@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.admit import Admitted
@@ -12,6 +12,7 @@ from pipeline.infer.device import DeviceState
 from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Asked, Late
 from pipeline.window.planner import Plan, Planner, Reason
+from pipeline.window.remembered import Recall
 from pipeline.window.slo import DeadlineFirst
 from pipeline.window.waiting import Waiting
 
@@ -33,16 +34,23 @@ class Decision:
 class Scheduler:
     """What waits of one version, obeying its planner. The same calls with the same moments make the same batches.
 
-    ``recording``, where there is one, is told of every call and what came of it.
+    ``recording``, where there is one, is told of every call and what came of it. With ``recall`` the first rung below
+    the models of a ladder answers those whose answers are remembered.
     """
 
-    def __init__(self, planner: Planner, rows_max: int, recording: Recording | None = None) -> None:
+    def __init__(
+        self, planner: Planner, rows_max: int, recording: Recording | None = None, recall: Recall | None = None
+    ) -> None:
         self.waiting = Waiting(rows_max)
         self._planner = planner
         self._ladder = planner if isinstance(planner, Ladder) else None
         self._rungs: Sequence[DeadlineFirst] = (planner,) if isinstance(planner, DeadlineFirst) else ()
+        self._answers: list[Recall | None] = []  # of a ladder's rungs below its models
         if self._ladder is not None:
             self._rungs = self._ladder.rungs
+            self._answers = [None] * self._ladder.answers
+            if recall is not None:
+                self._answers[0] = recall if recording is None else recording.recalls(recall)
         self._learning = self._rungs[0] if self._rungs else None
         self._rows_max = rows_max
         self._recording = recording
@@ -70,10 +78,13 @@ class Scheduler:
         due_ns = self.waiting.due_ns
         if plan.expire_ns is not None:
             late = plan.expire_ns, plan.expire_row_ns
-            answered = self.waiting.take_late(*late, plan.run_rows, now_ns) if plan.run_rows else None
-            if answered is None:
+            for rung, recall in enumerate(self._answers, len(self._rungs)) if plan.run_rows else ():
+                answered = self.waiting.take_late(*late, plan.run_rows, now_ns, recall)
+                if answered is not None:
+                    plan, batch = replace(plan, rung=rung), answered
+                    break
+            else:
                 return Decision(plan, late=self.waiting.expire(*late))
-            batch = answered
         elif plan.run_rows:
             batch = self.waiting.take(plan.run_rows, now_ns)
         else:

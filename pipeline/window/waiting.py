@@ -11,6 +11,7 @@ from pipeline.admit import Admitted
 from pipeline.infer.batch import Batch, Joined, Piece, Run
 from pipeline.window.asked import of_turn, turn_ns
 from pipeline.window.ordered import NEVER_NS, Asked, Columns, Late, Ordered
+from pipeline.window.remembered import Recall
 
 __all__ = ["Waiting"]
 
@@ -141,13 +142,21 @@ class Waiting:
         if stretch.taken == size:
             stretch.lo, stretch.taken, stretch.joined = stretch.lo + 1, 0, None
 
-    def take_late(self, by_ns: int, row_ns: float, rows_max: int, planned_ns: int) -> Batch | None:
-        """A batch of what `expire` would take out, and of their keys before them; None where not one fits into it."""
+    def take_late(
+        self, by_ns: int, row_ns: float, rows_max: int, planned_ns: int, recall: Recall | None = None
+    ) -> Batch | None:
+        """A batch of what `expire` would take out, and of their keys before them; None where not one fits into it.
+
+        With ``recall`` of those only whose answers are remembered: with these.
+        """
         assert self._ordered is not None and not self._stretches
         batch = Batch([], [], 0, planned_ns)
-        runs, batch.deadline_ns = self._ordered.take_late(by_ns, row_ns, rows_max)
+        runs, batch.deadline_ns = self._ordered.take_late(by_ns, row_ns, rows_max, recall)
         for run in runs:
             batch.add(run)
+        if recall is not None:
+            found = (recall(run.admitted, request) for run in runs for request in range(run.lo, run.hi))
+            batch.answers = [answer for answer in found if answer is not None]
         self._rows -= batch.rows
         if not self._ordered:
             self._ordered = None

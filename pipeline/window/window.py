@@ -15,6 +15,7 @@ from pipeline.intake import Demand
 from pipeline.window.asked import asked_of
 from pipeline.window.ordered import NEVER_NS, Late
 from pipeline.window.planner import Reason
+from pipeline.window.remembered import Remembered
 from pipeline.window.scheduler import Decision, Scheduler
 
 __all__ = ["Window"]
@@ -43,6 +44,7 @@ class Window:
         attempts_max: int,
         expire: Callable[[Sequence[Late]], None],
         told: Callable[[Reason], None] = lambda reason: None,
+        remembered: Remembered | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._lane = lane
@@ -53,6 +55,7 @@ class Window:
         self._expire = expire
         self._clock = clock
         self._told = told
+        self._remembered = remembered  # of the model itself, not of the rungs below
         self._schedulers = schedulers  # by the length of their sequences
         self._again: deque[Batch] = deque()  # what runs after a batch has failed
         self._room = asyncio.Event()
@@ -113,6 +116,8 @@ class Window:
             run_ns = batch.computed_ns - max(batch.started_ns, self._ended_ns)
             self._schedulers[batch.length].ran(batch.rows, run_ns, batch.rung)
             self._row_ns += RECENT * (run_ns / batch.rows - self._row_ns)
+            if self._remembered is not None and batch.rung == 0:
+                self._remembered.keep(batch)
         self._ended_ns = batch.computed_ns
 
     def _acked(self, batch: Batch, acked_ns: int) -> None:

@@ -41,14 +41,25 @@ answer.y = 3
 """
 
 
-def slow(path: Path) -> Path:
-    """Answers 1, after many matrix products."""
+CACHED = """slo_ms = {slo_ms}
+[[ladder]]
+name = "cached"
+cached = {cached}
+[[ladder]]
+name = "default"
+answer.y = -1
+"""
+
+
+def slow(path: Path, *, answer: str = "one") -> Path:
+    """Answers 1, or the mean of each row, after many matrix products."""
     nodes = [helper.make_node("MatMul", ["x", "first"], ["layer0"])]
     nodes += [helper.make_node("MatMul", [f"layer{at}", "weights"], [f"layer{at + 1}"]) for at in range(LAYERS)]
     nodes += [
         helper.make_node("ReduceMean", [f"layer{LAYERS}"], ["mean"], axes=[1], keepdims=0),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Add", ["nothing", "one"], ["y"]),
+        helper.make_node("ReduceMean", ["x"], ["of_row"], axes=[1], keepdims=0),
+        helper.make_node("Add", ["nothing", answer], ["y"]),
     ]
     constants = {
         "first": np.full((4, WIDTH), 1e-3),
@@ -129,6 +140,11 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
     assert counted["fast"] > sent // 4, counted
     assert [rungs[number] for number in (*range(3), *range(sent - 3, sent))] == ["full"] * 6
     assert json.loads(report.read_text())["rungs"] == {name: dict(counted)}
+    assert rungs_left(decisions) == counted
+
+
+def rungs_left(decisions: Path) -> Counter[str]:
+    """How many requests left on each rung, as `sluice explain` tells, which decides the same again."""
     explain = [sys.executable, "-m", "pipeline.cli", "explain", str(decisions), "--json"]
     told = json.loads(subprocess.run(explain, check=True, capture_output=True, timeout=60).stdout)
     assert told["differ"] == 0
@@ -136,7 +152,58 @@ def test_a_fast_rung_answers_what_the_model_cannot_and_the_model_again_when_it_c
     for each in told["departures"]:
         if each["rows"]:
             left[each["rung"]] += each["requests"]
-    assert left == counted
+    return left
+
+
+def test_what_the_model_has_answered_is_answered_from_memory_when_it_is_too_slow(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    known, rows, seconds, rate = 4, 2, 8, 300  # twice to four times what the model can
+    models, name = tmp_path / "models", topic("slow")
+    add_model(models, slow(tmp_path / f"{name}.onnx", answer="of_row"), name=name, rows_max=ROWS_MAX)
+    manifest = models / name / "1" / MANIFEST
+    ladder = CACHED.format(slo_ms=SLO_MS, cached=known + seconds * rate)
+    manifest.write_text(manifest.read_text().replace("[[inputs]]", f"{ladder}\n[[inputs]]", 1))
+    topics, decisions, report = topics_of(name), tmp_path / "decisions", tmp_path / "report"
+    options = ["--record-decisions", str(decisions), "--report", str(report)]
+    asked: list[int] = []
+    with Worker(broker.bootstrap, models, topic("group"), *options, log=tmp_path / "log") as worker:
+        producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 20})
+
+        def ask(number: int) -> None:
+            """Rows of this number; those asked before have keys of their own."""
+            key = b"known%d" % number if number < known else b"new%d" % (number % 3)
+            value, request_id = np.full((rows, 4), number, np.float32).tobytes(), f"r{len(asked)}"
+            producer.produce(topics.requests, value, key, headers={"content-type": RAW, "request-id": request_id})
+            asked.append(number)
+            producer.poll(0)
+
+        for number in range(known):
+            ask(number)
+            producer.flush()
+            time.sleep(1.0)
+        began_s = time.monotonic()
+        for at in range(seconds * rate):
+            time.sleep(max(0.0, began_s + at / rate - time.monotonic()))
+            ask(at % known if at % 2 else known + at)
+        assert producer.flush(60) == 0
+        outcomes = read_all(broker.bootstrap, topics, len(asked))
+        assert worker.stop() == 0
+    assert not outcomes.dead and len(outcomes.answers) == len(asked) and set(outcomes.answered.values()) == {1}
+    counted, order = Counter[str](), dict[bytes | None, list[int]]()
+    for message, answer in outcomes.answers:
+        if answer.status is Status.OK:
+            request = int(answer.request_id[1:])
+            number, rung = asked[request], answer.rung
+            assert rung is not None and (rung != "cached" or number < known)
+            value = -1.0 if rung == "default" else float(number)
+            assert np.frombuffer(answer.value or b"", np.float32).tolist() == [value] * rows, (request, rung)
+            order.setdefault(message.key(), []).append(request)
+            counted[rung] += 1
+    assert all(numbers == sorted(numbers) for numbers in order.values()), "a key's answers are in its order"
+    assert counted["full"] > known and counted["cached"] > seconds and counted["default"], counted
+    assert json.loads(report.read_text())["rungs"] == {name: dict(counted)}
+    assert rungs_left(decisions) == counted
 
 
 def test_a_ladder_is_swapped_in_with_its_version_and_one_that_cannot_be_is_not(

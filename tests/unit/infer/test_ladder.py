@@ -35,7 +35,7 @@ def test_each_batch_is_computed_by_its_rung_in_the_order_of_all() -> None:
 
     async def scenario() -> Lane:
         device = Device(fail=lambda error: None)
-        backend = Ladder(full, [(model_of("fast"), fast)], Answer(ROW))
+        backend = Ladder(full, [(model_of("fast"), fast)], [Answer(ROW)])
         backend.load(laddered())
         lane = device.add(laddered(), backend, 3, lambda lane, batch: done.append(batch))
         device.start(asyncio.get_running_loop())
@@ -77,13 +77,13 @@ def test_a_rung_that_cannot_be_loaded_leaves_nothing_loaded(monkeypatch: pytest.
 
     monkeypatch.setattr(fast, "load", broken)
     with pytest.raises(BackendError, match="no such operator"):
-        Ladder(full, [(model_of("fast"), fast)], None).load(laddered())
+        Ladder(full, [(model_of("fast"), fast)], []).load(laddered())
     assert full.closed == 1
 
 
 def test_a_ladder_waits_for_outputs_where_one_of_its_rungs_has_to(monkeypatch: pytest.MonkeyPatch) -> None:
     fast = FakeBackend()
-    ladder = Ladder(FakeBackend(), [(model_of("fast"), fast)], None)
+    ladder = Ladder(FakeBackend(), [(model_of("fast"), fast)], [])
     assert not ladder.asynchronous
     monkeypatch.setattr(FakeBackend, "asynchronous", True)
     assert ladder.asynchronous
@@ -95,3 +95,24 @@ def test_a_constant_answer_copies_nothing_in_and_gives_every_row_the_same() -> N
     slot, other = answer.slots(2)
     assert (slot.inputs, slot.index, other.index) == ({}, 0, 1)
     assert slot.outputs["y"].shape == (8, 2) and (slot.outputs["y"] == np.array([7, 8])).all()
+
+
+def test_a_batch_that_brings_its_answers_has_them_in_its_own_slot_and_is_computed_by_nobody() -> None:
+    full = FakeBackend()
+    ladder = Ladder(full, [], [Answer(ROW), Answer(ROW)])
+    ladder.load(laddered())
+    slot, other = ladder.slots(2)
+    batch, constant = batch_of(0, 3, 1), batch_of(0, 3, 2)
+    answers = [(1, [[1, 2]]), (2, [[3, 4], [5, 6]])]
+    batch.answers = [{"y": np.array(y, np.float32), "half": np.full(rows, rows, np.float32)} for rows, y in answers]
+    batch.fill(slot)
+    ladder.run(slot, 3)
+    assert (slot.outputs["y"][:3].tolist(), slot.outputs["half"][:3].tolist()) == ([[1, 2], [3, 4], [5, 6]], [1, 2, 2])
+    for again in (slot, other):
+        constant.fill(again)
+        assert again.outputs["half"][:3].tolist() == [9, 9, 9]
+    batch.rung = 1
+    batch.answers = ()
+    batch.fill(other)
+    assert other.outputs["half"][:3].tolist() == [9, 9, 9], "slots share no outputs"
+    assert full.ran == []

@@ -37,13 +37,19 @@ GOOD = Manifest(
     priority=9,
     sequences=("x",),
     lengths=(1, 2),
-    ladder=(Rung("int8", model="other/2"), Rung("default", answer={"y": [True]})),
+    ladder=(Rung("int8", model="other/2"), Rung("cached", cached=500), Rung("default", answer={"y": [True]})),
 )
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / MANIFEST).write_text(GOOD.to_toml(), encoding="utf-8")
     assert read_manifest(tmp_path) == GOOD
+
+
+def test_a_ladder_remembers_answers_only_where_a_rung_says_so() -> None:
+    assert GOOD.cached == 500
+    assert replace(GOOD, ladder=GOOD.ladder[:1]).cached == replace(GOOD, ladder=()).cached == 0
+    assert replace(GOOD, ladder=(Rung("cached", cached=1),)).rungs == ("full", "cached")
 
 
 def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
@@ -104,13 +110,20 @@ def test_what_is_left_out_takes_its_default(tmp_path: Path) -> None:
         ({"ladder": (Rung("a", model="other/2"), Rung("a", model="other/3"))}, "the same name"),
         ({"ladder": tuple(Rung(f"r{at}", model="other/2") for at in range(8))}, "9 rungs"),
         ({"ladder": (Rung("Not a name", model="other/2"),)}, "is not a name"),
-        ({"ladder": (Rung("a"),)}, "a model or an answer"),
-        ({"ladder": (Rung("a", model="other/2", answer={"y": [True]}),)}, "a model or an answer"),
+        ({"ladder": (Rung("a"),)}, "one of them"),
+        ({"ladder": (Rung("a", model="other/2", answer={"y": [True]}),)}, "one of them"),
+        ({"ladder": (Rung("a", model="other/2", cached=1),)}, "one of them"),
+        ({"ladder": (Rung("a", answer={"y": [True]}, cached=1),)}, "one of them"),
         ({"ladder": (Rung("a", model="some-model/1.10"),)}, "is the model itself"),
         ({"ladder": (Rung("a", model="other"),)}, "is not NAME/VERSION"),
         ({"ladder": (Rung("a", model="../etc/1"),)}, "model name"),
         ({"ladder": (Rung("a", model="other/../1"),)}, "version"),
         ({"ladder": (Rung("a", answer={"y": [True]}), Rung("b", model="other/2"))}, "nothing is asked"),
+        ({"ladder": (Rung("a", cached=0),)}, r"cached 0 is not within 1\.\.1000000"),
+        ({"ladder": (Rung("a", cached=1_000_001),)}, "cached 1000001 is not within"),
+        ({"ladder": (Rung("a", cached=1), Rung("b", model="other/2"))}, "only a constant"),
+        ({"ladder": (Rung("a", cached=1), Rung("b", cached=1))}, "only a constant"),
+        ({"ladder": (Rung("a", answer={"y": [True]}), Rung("b", cached=1))}, "nothing is asked"),
         ({"ladder": (Rung("a", answer={}),)}, r"it answers \[\], the model gives \['y'\]"),
         ({"ladder": (Rung("a", answer={"y": [True], "z": 1}),)}, "the model gives"),
         ({"ladder": (Rung("a", answer={"y": [True, False]}),)}, r"shape \[2\]"),
@@ -147,6 +160,9 @@ def test_a_manifest_that_cannot_be_is_refused(change: dict[str, Any], reason: st
         ('model = "other/2"', 'model = "other/2"\nwhen = 1', "unknown key when"),
         ('name = "int8"', "", "'name' is missing"),
         ('answer."y" = [true]', "answer = 1", "wrong type"),
+        ("cached = 500", "cached = true", "wrong type"),
+        ("cached = 500", "cached = 1.5", "wrong type"),
+        ("cached = 500", "cached = 1_000_001", "not within"),
         ('"model.onnx" =', '"model.onnx" = 1 #', "hashes are texts"),
         ("[files]", "[files", "Expected"),
     ],

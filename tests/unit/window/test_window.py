@@ -13,7 +13,7 @@ from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, DeviceState, Lane
 from pipeline.intake import Demand
-from pipeline.window import Late, Parts, Scheduler, Window, WorkConserving
+from pipeline.window import Late, Parts, Remembered, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS
 
@@ -290,6 +290,31 @@ def answered(bench: Bench, *, run_ms: float, late_ms: float) -> None:
     acked_ns = batch.computed_ns + 1_000_000
     batch.deadline_ns = acked_ns - round(late_ms * 1e6)
     bench.window._answered(batch, acked_ns)
+
+
+@pytest.mark.parametrize(
+    ("rung", "change", "kept"),
+    [
+        (0, {}, True),
+        (1, {}, False),
+        (0, {"error": BackendError("failed")}, False),
+        (0, {"blamed": BackendError("zeros")}, False),
+    ],
+)
+def test_only_what_the_model_itself_has_answered_is_remembered(rung: int, change: dict[str, Any], kept: bool) -> None:
+    async def scenario(bench: Bench) -> None:
+        remembered = bench.window._remembered = Remembered(8)
+        bench.window._schedulers = {None: Scheduler(WorkConserving(8), 8)}
+        admitted = admitted_of([1])
+        await bench.window.offer([admitted])
+        (batch,) = bench.device.running
+        batch.rung = rung
+        for name, value in change.items():
+            setattr(batch, name, value)
+        bench.lane.ran(batch)
+        assert (remembered.recall(admitted, 0) is not None) == kept
+
+    run(scenario)
 
 
 def test_a_batch_that_began_too_late_does_not_make_the_next_ones_smaller() -> None:
