@@ -44,6 +44,7 @@ PEERS = {
         advice="it wants an older confluent-kafka: install quixstreams and onnxruntime in an environment of their own "
         "and give --peers-python PATH/bin/python",
     ),
+    "faststream": Peer("pipeline.load.peers.faststream_batch", needs="faststream", share=0.2),
     "faust": Peer("pipeline.load.peers.faust_take", share=0.05),
 }
 
