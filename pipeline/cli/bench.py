@@ -70,11 +70,12 @@ def throughput(
     One-row raw messages of 200 bytes through a linear model, so that the way is measured and not the model; every
     contestant publishes the same bytes, key and headers, and every answer is counted and a sample of them checked.
     Peers: hand-written loops with librdkafka (loop; quiet-loop has Python's cycle collector set as Sluice's worker sets
-    its own) and with aiokafka, stock faust, bytewax, quixstreams. One whose package is not installed is left out. The
-    slower ones get fewer messages. With --arrow: rows a second through the bundled digit classifier, beside the same
-    model called in a loop. With --arrow-bytes: bytes a second through a model that does nothing, beside librdkafka
-    that only reads them, and beside that and a copy. With --heavy: rows a second through a high tower of layers, a row
-    a request, beside the same model called in a loop with its best batch size.
+    its own) and with aiokafka, stock faust, bytewax, quixstreams, faststream; and mlserver, which reads the same rows
+    as JSON and answers in it. One whose package is not installed is left out. The slower ones get fewer messages. With
+    --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop. With
+    --arrow-bytes: bytes a second through a model that does nothing, beside librdkafka that only reads them, and beside
+    that and a copy. With --heavy: rows a second through a high tower of layers, a row a request, beside the same model
+    called in a loop with its best batch size.
 
     For instance: sluice bench throughput --repeats 5 --json
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pipeline
 from pipeline.core.errors import ConfigError
+from topics.records import JSON, RAW
 
 __all__ = ["PEERS", "Field", "Peer", "field_of"]
 
@@ -20,15 +21,16 @@ PATH = "import sys; sys.path.insert(0, {!r}); import runpy; runpy.run_module({!r
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer's module and options; the package it needs beyond Sluice's own; its share of the messages.
+    """A peer's module and options; the package it needs beyond Sluice's own; its share of the messages; their form.
 
-    A slower one gets fewer, for about as many seconds.
+    A slower one gets fewer, for about as many seconds. Who cannot read raw tensors gets the same rows in its own form.
     """
 
     module: str
     options: tuple[str, ...] = ()
     needs: str | None = None
     share: float = 1.0
+    content_type: str = RAW
     advice: str = "install Sluice's extra `bench`"
 
 
@@ -44,7 +46,16 @@ PEERS = {
         advice="it wants an older confluent-kafka: install quixstreams and onnxruntime in an environment of their own "
         "and give --peers-python PATH/bin/python",
     ),
+    "faststream": Peer("pipeline.load.peers.faststream_batch", needs="faststream", share=0.2),
     "faust": Peer("pipeline.load.peers.faust_take", share=0.05),
+    "mlserver": Peer(
+        "pipeline.load.peers.ml_server",
+        needs="mlserver",
+        share=0.05,
+        content_type=JSON,
+        advice="it wants an older protobuf: install mlserver and onnxruntime in an environment of their own and give "
+        "--peers-python PATH/bin/python",
+    ),
 }
 
 

@@ -27,7 +27,10 @@ SAMPLE_EVERY = 97  # prime, so that the sample visits every partition and chunk 
 
 @dataclass(frozen=True, slots=True)
 class Readback:
-    """The answers of a run. ``appended_ms`` is when the broker appended each, ascending, Unix time."""
+    """The answers of a run. ``appended_ms`` is when the broker appended each, ascending, Unix time.
+
+    ``header_names`` are sorted: some write them in an order of their own.
+    """
 
     requests: int
     repeats: int
@@ -97,7 +100,7 @@ def read_back(broker: str, topic: str, partitions: int, requests: int, right: Ca
         content_bytes += len(value)
         appended_ms.append(message.timestamp()[1])
         if len(names) < 2:
-            names.add(tuple(name for name, _ in headers))
+            names.add(tuple(sorted(name for name, _ in headers)))
     if not answers.all():
         raise BenchError(f"{topic}: {int((answers == 0).sum())} of {requests} requests have no answer")
     repeats = int(answers.sum()) - requests

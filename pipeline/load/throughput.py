@@ -24,7 +24,7 @@ from pipeline.models import Model, read_content
 from pipeline.models.onnx import open_bare
 from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
-from topics.records import ARROW, RAW
+from topics.records import ARROW
 
 __all__ = ["WARMUP", "ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
 
@@ -64,7 +64,8 @@ class ArrowWork:
 def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
     """Each peer of ``work.commands`` and ``sluice``; figures ``messages_per_s``, ``cpu_us_per_message``.
 
-    All on the same requests; the quiet loop has Python's cycle collector out of its way, as Sluice's worker has.
+    All on the same rows, most as raw tensors (`Peer`); the quiet loop has Python's cycle collector out of its way, as
+    Sluice's worker has.
 
     Raises `BenchError` where a contestant misses a request, answers wrongly or writes other headers than the others.
     """
@@ -78,7 +79,9 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
                 own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(LINGER_MS), *peer.options]
                 process = Process(peer.module, own, lane.folder / "log", work.commands.get(name))
-                answers, cpu_s = answer(lane, process, lane.published(), count, RAW, rows=1, distinct=4096)
+                answers, cpu_s = answer(
+                    lane, process, lane.published(), count, peer.content_type, rows=1, distinct=4096
+                )
             header_names[name] = answers.header_names
             if len(set(header_names.values())) > 1:
                 raise BenchError(f"not the same work, the headers differ: {header_names}")

@@ -20,7 +20,7 @@ from topics.records import RAW
 
 MESSAGES = 2_000
 DISTINCT = 400
-HEADERS = ("request-id", "content-type", "status", "model", "source")
+HEADERS = ("content-type", "model", "request-id", "source", "status")
 
 # Those of the extra `bench` that are installed here, too; and Sluice, as it is asked how far it is.
 FIELD = field_of(PEERS, None, Path("never made"))

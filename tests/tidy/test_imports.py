@@ -48,7 +48,7 @@ def test_nothing_is_imported_relatively() -> None:
 
 
 # Only the benches import them: peers in processes of their own, pictures where they are asked for.
-OF_THE_BENCH = {"aiokafka", "bytewax", "matplotlib", "quixstreams"}
+OF_THE_BENCH = {"aiokafka", "bytewax", "faststream", "matplotlib", "mlserver", "quixstreams"}
 
 
 def distributions(lines: Iterable[str]) -> set[str]:

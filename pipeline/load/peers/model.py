@@ -18,6 +18,7 @@ class OnnxModel:
         options.intra_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0]
+        self.output: str = self._session.get_outputs()[0].name
 
     def __call__(self, values: list[bytes]) -> np.ndarray[Any, Any]:
         """One row per value: the rows of the first output."""
