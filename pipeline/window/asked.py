@@ -11,7 +11,7 @@ from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.admit.headers import PRIORITY_DEFAULT
 from pipeline.window.ordered import NEVER_NS, Asked, IntArray
 
-__all__ = ["PATIENCE_NS", "PRIORITY_NS", "asked_of", "of_turn", "turn_ns"]
+__all__ = ["PATIENCE_NS", "PRIORITY_NS", "are_hasty", "asked_of", "of_turn", "turn_ns"]
 
 # Order of service, the smaller first: min(deadline, arrival + patience) - (priority - 5) * PRIORITY_NS, where patience
 # is the model's SLO, else PATIENCE_NS. So a request is overtaken only by those that arrive at most patience + 9 *
@@ -44,6 +44,13 @@ def asked_of(admitted: Admitted, slo_ms: float | None, unix_ns: int) -> Asked | 
         due_ns = np.minimum(deadline_ns, due_ns)
     order_ns = due_ns if priorities is None else due_ns - (priorities - PRIORITY_DEFAULT) * PRIORITY_NS
     return Asked(order_ns, due_ns, deadline_ns, _keys(admitted))
+
+
+def are_hasty(admitted: Admitted, within_ms: float) -> bool:
+    """Whether a request says a deadline less than ``within_ms`` after its arrival in Kafka."""
+    if admitted.deadlines_ms is None:
+        return False
+    return bool((admitted.deadlines_ms - _of(admitted.chunk.timestamps_ms(), admitted.indices) < within_ms).any())
 
 
 def of_turn(admitted: Admitted) -> Asked:

@@ -22,9 +22,12 @@ AFFINE_MAX = 0.25  # furthest that a bucket's mean may be from the line, as a sh
 KNOWN = 8.0  # weight from which a bucket's mean is judged by
 KEPT = 512  # latest residuals and tails: 1% of them is 5
 AGAIN = 32  # residuals after which percentiles are taken anew
+SURE = 100  # residuals from which what happens once in a hundred is known
 TAIL_PRIOR_NS = 2_000_000  # until the first acknowledgement: twice a broker's best on loopback
 FRESH_NS = 1_000_000_000
 BACK_OFF = 0.9  # of the rows found by trying, after a late batch; with half, lateness in a row ends in batches of one
+SPARE_MIN, SPARE_MAX = 0.1, 0.5  # of the SLO is left when a batch was put off: timers stall, too
+SPARE_MORE, SPARE_LESS = 2.0, 0.995  # after requests that could not be served in time any more; after a batch's answers
 AT_ONCE = 8  # samples after which the line is drawn anew: that costs 30 us
 PENDING_MAX = 64  # samples kept while nobody asks
 FIGURES = ("tau0_ns", "alpha_ns", "tail_ns", "slack_ns", "stall_ns")
@@ -52,6 +55,7 @@ class Cost:
         self._acks = 0
         self._acked_ns: int | None = None
         self._limit = 1.0
+        self.spare = SPARE_MIN
         self._learnt = 0
         self._drawn = False  # the line, since a bucket's mean was first known
         self.tau0_ns = self.alpha_ns = 0.0
@@ -75,6 +79,7 @@ class Cost:
             self._acks = 0  # what tails were before says nothing any more
         self._acked_ns = now_ns
         self._limit = max(1.0, self._limit * BACK_OFF) if late else min(self._limit + 1, self._sizes[-1])
+        self.spare = max(SPARE_MIN, SPARE_LESS * self.spare)
         at = self._acks % KEPT
         self._tails[at] = tail_ns
         self._over[at] = run_ns + tail_ns - self.run_ns(rows)
@@ -85,6 +90,10 @@ class Cost:
             slack_ns, stall_ns = np.quantile(self._over[:known], (0.9, 0.99)) - self.tail_ns
             self.slack_ns, self.stall_ns = max(0.0, float(slack_ns)), max(0.0, float(stall_ns))
 
+    def missed(self) -> None:
+        """Requests had to be expired: the next batches are put off less."""
+        self.spare = min(SPARE_MAX, SPARE_MORE * self.spare)
+
     def is_fresh(self, now_ns: int) -> bool:
         """Whether something was answered of late. Where not, nobody may be refused for what was true before.
 
@@ -93,6 +102,11 @@ class Cost:
         """
         longest_ns = self._lengths[-1] if self._drawn else 0.0
         return self._acked_ns is not None and now_ns - self._acked_ns < max(FRESH_NS, 4 * longest_ns)
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether enough was answered of late to know what the machine stalls once in a hundred batches."""
+        return self._acks >= SURE
 
     @property
     def known(self) -> bool:

@@ -77,6 +77,8 @@ class Scheduler:
     def _obey(self, plan: Plan, state: DeviceState, now_ns: int) -> Decision:
         due_ns = self.waiting.due_ns
         if plan.expire_ns is not None:
+            if self._learning is not None:
+                self._learning.cost.missed()
             late = plan.expire_ns, plan.expire_row_ns
             for rung, recall in enumerate(self._answers, len(self._rungs)) if plan.run_rows else ():
                 answered = self.waiting.take_late(*late, plan.run_rows, now_ns, recall)

@@ -13,10 +13,9 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 
 __all__ = ["DeadlineFirst"]
 
-DEFER_LOAD = 0.5  # below half load a batch is put off (Symphony): the rows that come meanwhile cost no τ₀
-GATHER = 0.05  # of the SLO: while batches are put off, requests gather so long in the client
+DEFER_LOAD, FULL_LOAD = 0.5, 0.8  # below half load a batch is put off (Symphony), less and less up to the second
+GATHER = 0.2  # of the SLO: while batches are put off, requests gather so long in the client
 GATHER_MAX_NS = 20_000_000  # the poll thread also rebalances, commits and stops: it is not to sleep for long
-SPARE = 0.1  # of the SLO is left when a batch was put off: also who waits for a timer may be stalled
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
 
@@ -32,8 +31,10 @@ class DeadlineFirst:
       request fits so, before it on average. With room for what happens once in a hundred batches, a machine's stalls,
       batches would be small for good, and serve fewer than if each stall made some late.
     - *When*: a busy device is given only full batches. An idle one is given what there is at once, except where the
-      model has an SLO and less than half of what can be served arrives: then it waits until one more row would make the
-      most urgent late even if the machine stalls (Symphony): d - l(b + 1) - tail - stall, and a tenth of the SLO.
+      model has an SLO and there is time: at less than half of what can be served it waits until one more row would make
+      the most urgent late even if the machine stalls (Symphony): d - l(b + 1) - tail - stall, and a spare share of the
+      SLO that grows whenever somebody was too late. With more load it waits for a smaller part of that time, from
+      `FULL_LOAD` on not at all: were there one bound, noise would drive a load near it from one side to the other.
 
     Load is the rows that arrive, of all models on the device, over what can be served within the SLO (`Cost.capacity`).
     """
@@ -51,7 +52,8 @@ class DeadlineFirst:
 
     def gather_ns(self, now_ns: int) -> int:
         """How long requests may gather before they are here, since batches are put off all the same; 0: not at all."""
-        if self.slo_ns is None or not self.cost.is_fresh(now_ns) or self.load(now_ns) >= DEFER_LOAD:
+        sure = self.cost.is_sure and self.cost.is_fresh(now_ns)
+        if self.slo_ns is None or not sure or self.load(now_ns) >= FULL_LOAD:
             return 0
         return min(round(GATHER * self.slo_ns), GATHER_MAX_NS)
 
@@ -117,10 +119,13 @@ class DeadlineFirst:
     def _start_ns(self, waiting: WaitingView, rows: int, basis: Basis) -> int | None:
         """Until when the device may stay idle for more to come; None where it should not."""
         gather_ns, oldest_ns, cost = self.plain.gather_ns, waiting.oldest_ns, self.cost
-        if self.slo_ns is None or basis.load >= DEFER_LOAD:
+        if self.slo_ns is None or basis.load >= FULL_LOAD or not cost.is_sure:
             return None
-        spare_ns = cost.tail_ns + cost.stall_ns + SPARE * self.slo_ns + TIMER_NS
+        spare_ns = cost.tail_ns + cost.stall_ns + cost.spare * self.slo_ns + TIMER_NS
         start_ns = int(basis.due_ns - cost.run_ns(rows + 1) - spare_ns)
+        if oldest_ns is not None:
+            share = min(1.0, (FULL_LOAD - basis.load) / (FULL_LOAD - DEFER_LOAD))
+            start_ns = oldest_ns + int(share * (start_ns - oldest_ns))
         return min(start_ns, oldest_ns + gather_ns) if gather_ns and oldest_ns is not None else start_ns
 
     def _sacrifice(self, columns: Columns, rows: int, basis: Basis) -> int | None:

@@ -12,7 +12,7 @@ from pipeline.admit import Admitted
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.infer import Batch, Device, Lane
 from pipeline.intake import Demand
-from pipeline.window.asked import asked_of
+from pipeline.window.asked import are_hasty, asked_of
 from pipeline.window.ordered import NEVER_NS, Late
 from pipeline.window.planner import Reason
 from pipeline.window.remembered import Remembered
@@ -22,7 +22,7 @@ __all__ = ["Window"]
 
 log = logging.getLogger(__name__)
 
-HASTE = 0.5  # of the SLO: while requests ask for less, because their clients do or all is slow, none is to gather
+HASTE = 0.5  # of the SLO: while clients ask for less, none is to gather
 HASTY_NS = 5_000_000_000  # for so long
 RECENT = 0.2  # the weight of the last batch, and of the last chunk, in what a request takes of the device
 
@@ -61,6 +61,7 @@ class Window:
         self._room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._slots = len(lane.free)
+        self._pumping = False  # soon
         self._held = False  # until the version before has sent off all that waited there
         self._successor: Window | None = None
         self._drained = asyncio.Event()
@@ -82,9 +83,12 @@ class Window:
             self._request_rows += RECENT * (each.rows / len(each) - self._request_rows)
             asked = asked_of(each, self._slo_ms, unix_ns)
             self._schedulers[each.length].add(each, asked, now_ns)
-            if asked is not None and int(asked.deadline_ns.min()) - now_ns < HASTE * (self._slo_ms or 0.0) * 1e6:
+            if self._slo_ms is not None and are_hasty(each, HASTE * self._slo_ms):
                 self._hasty_ns = now_ns
-        self._pump()
+        if self.gather_s:  # a batch is put off: what is polled together is planned together
+            self._pump_soon()
+        else:
+            self._pump()
         while self.rows >= self._rows_max:
             self._room.clear()
             await self._room.wait()
@@ -150,7 +154,13 @@ class Window:
         slo_ns = None if self._slo_ms is None else self._slo_ms * 1e6
         return Demand(self._row_ns * self._request_rows, manifest.rows_max, manifest.priority, slo_ns)
 
+    def _pump_soon(self) -> None:
+        if not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
     def _pump(self) -> None:
+        self._pumping = False
         now_ns = self._clock.now_ns()
         while not self._held:
             if self._again:

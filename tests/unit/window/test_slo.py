@@ -28,12 +28,13 @@ def line(rows: int) -> int:
 
 
 def scheduler_of(slo_ms: int | None = None, gather_ms: int = 0, tail_ms: int = 0) -> Scheduler:
-    """A batch of b rows takes 2 + b ms, answers take ``tail_ms`` more."""
+    """A batch of b rows takes 2 + b ms, answers take ``tail_ms`` more, as a hundred of them did."""
     sizes = range(1, ROWS_MAX + 1)
     slo_ns = None if slo_ms is None else slo_ms * MS
     parts = Parts("m/1", ROWS_MAX, sizes, gather_ms * MS, slo_ns, [(rows, line(rows)) for rows in sizes])
     scheduler = Scheduler(parts.planner(), ROWS_MAX)
-    scheduler.acked(1, line(1), tail_ms * MS, 0, late=False)
+    for _ in range(100):
+        scheduler.acked(1, line(1), tail_ms * MS, 0, late=False)
     return scheduler
 
 
@@ -129,22 +130,54 @@ def test_a_batch_is_put_off_with_room_for_a_stall_and_sized_with_room_for_what_i
     assert said(scheduler.next(IDLE, 0)) == (Reason.FULL, 8, 0)
 
 
-def test_above_half_load_nothing_is_put_off() -> None:
+def test_nothing_is_put_off_while_all_is_asked_for() -> None:
     scheduler = scheduler_of(slo_ms=20)
     busily(scheduler)
     add(scheduler, 20, 25)
     assert said(scheduler.next(IDLE, 0)) == (Reason.IDLE, 2, 0)
 
 
+def test_the_more_load_the_shorter_a_batch_is_put_off() -> None:
+    wakes = []
+    for load in (0.0, 0.49, 0.65, 0.79, 0.81):
+        scheduler = scheduler_of(slo_ms=20)
+        add(scheduler, 20)
+        wakes.append(scheduler.next(replace(IDLE, load=load), 0).plan.wake_at_ns or 0)
+    assert wakes[0] == wakes[1] > wakes[2] > wakes[3] > wakes[4] == 0
+    assert wakes[2] == pytest.approx(wakes[0] / 2, rel=0.02)
+
+
+def test_whoever_was_too_late_makes_batches_leave_sooner_for_a_while() -> None:
+    scheduler = scheduler_of(slo_ms=20)
+    for _ in range(2):
+        add(scheduler, 1)
+        assert said(scheduler.next(IDLE, 0)) == (Reason.LATE, 0, 1)
+    add(scheduler, 20)
+    usual_ns = 20 * MS - line(2) - 2 * MS - MS
+    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns - 6 * MS, "four tenths of the SLO are kept"
+    for _ in range(400):
+        scheduler.acked(1, line(1), 0, 0, late=False)
+    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns
+
+
+def test_nothing_is_put_off_before_it_is_known_how_the_machine_stalls() -> None:
+    scheduler = Scheduler(Parts("m/1", 8, range(1, 9), 0, 20 * MS, [(1, line(1))]).planner(), 8)
+    for _ in range(99):
+        scheduler.acked(1, line(1), 0, 0, late=False)
+    add(scheduler, 20)
+    assert scheduler.gather_ns(0) == 0
+    assert said(scheduler.next(IDLE, 0)) == (Reason.IDLE, 1, 0)
+
+
 def test_nor_while_other_models_load_the_device() -> None:
     scheduler = scheduler_of(slo_ms=20)
     add(scheduler, 20, 25)
-    assert said(scheduler.next(replace(IDLE, load=0.5), 0)) == (Reason.IDLE, 2, 0)
+    assert said(scheduler.next(replace(IDLE, load=0.8), 0)) == (Reason.IDLE, 2, 0)
 
 
 def test_while_batches_are_put_off_requests_gather_before_they_are_added() -> None:
     scheduler = scheduler_of(slo_ms=20)
-    assert scheduler.gather_ns(0) == MS
+    assert scheduler.gather_ns(0) == 4 * MS
     assert scheduler.gather_ns(60_000 * MS) == 0, "nothing was answered of late: who knows how long that takes"
     busily(scheduler)
     assert scheduler.gather_ns(0) == 0
@@ -169,9 +202,11 @@ def test_a_plan_says_what_it_was_computed_from() -> None:
 
 
 def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
-    scheduler = scheduler_of()
+    sizes = range(1, ROWS_MAX + 1)
+    scheduler = Scheduler(Parts("m/1", ROWS_MAX, sizes).planner(), ROWS_MAX)
+    scheduler.acked(1, line(1), 0, 0, late=False)
     for _ in range(20):
-        for rows in range(1, ROWS_MAX + 1):
+        for rows in sizes:
             scheduler.ran(rows, MS if rows < 5 else 9 * MS)
         assert scheduler.load(0) == 0 and scheduler._learning is not None and scheduler._learning.cost.run_ns(1) > 0
     add(scheduler, *[50] * 8)

@@ -327,17 +327,38 @@ def test_a_batch_that_began_too_late_does_not_make_the_next_ones_smaller() -> No
     assert cost.rows_limit == 7, "it took more than half of the SLO"
 
 
-def test_requests_gather_while_batches_are_put_off_and_nobody_is_in_haste() -> None:
+def test_requests_gather_while_batches_are_put_off_and_no_client_is_in_haste() -> None:
     async def scenario() -> None:
         bench = Bench.promised()
-        answered(bench, run_ms=10, late_ms=0)
+        for _ in range(100):
+            answered(bench, run_ms=10, late_ms=0)
         await bench.window.offer([admitted_of([1])])
-        assert bench.window.gather_s == pytest.approx(0.005)
-        await bench.window.offer([admitted_of([1], first=1, deadlines_ms=[POLLED_MS + 40])])
-        assert bench.window.gather_s == 0
+        assert bench.window.gather_s == pytest.approx(0.02)
         bench.clock.ms = 60
-        await bench.window.offer([admitted_of([1], first=2)])
+        await bench.window.offer([admitted_of([1], first=1)])
+        await asyncio.sleep(0)
+        assert bench.window.gather_s == pytest.approx(0.02), "it is late, but did not ask for less"
+        await bench.window.offer([admitted_of([1], first=2, deadlines_ms=[POLLED_MS + 39])])
+        await asyncio.sleep(0)
+        assert bench.window.gather_s == 0
+        bench.clock.ms = 120
+        await bench.window.offer([admitted_of([1], first=3)])
         assert bench.window.gather_s == 0, "somebody was a moment ago"
+
+    asyncio.run(scenario())
+
+
+def test_while_batches_are_put_off_what_is_polled_together_is_planned_together() -> None:
+    async def scenario() -> None:
+        bench = Bench.promised()
+        for _ in range(100):
+            answered(bench, run_ms=10, late_ms=0)
+        await bench.window.offer([admitted_of([1])])
+        for first in range(1, 8):
+            await bench.window.offer([admitted_of([1], first=first)])
+        assert not bench.device.ran, "a full batch waits to be planned"
+        await asyncio.sleep(0)
+        assert bench.device.ran == [list(range(8))]
 
     asyncio.run(scenario())
 
