@@ -276,17 +276,20 @@ def slo(
 
     Through a tower of layers whose batches cost about as much as eight rows do. "take" is stock Faust's agent that
     takes what came within a quarter of the SLO, "eager" a Sluice without an SLO, "offline" the model in a loop. "busy"
-    is the processor time a second at 0.3 of the offline rate, and "in_time" the share of requests in time then.
+    is the processor time a second at 0.3 of the offline rate, and "in_time" the share of requests in time then. Limits:
+    "beside" is the model in a loop while an echo carries Sluice's load on the same machine; "ceiling" is the best early
+    drop on a simulated device whose batches take what the worker's took.
 
     For instance: sluice bench slo --slo-ms 100 --repeats 3
     """
     from pipeline.load.slo import SloWork, slo_peaks
 
     model = _model("tower")
-    with ground(broker, repeats * 4) as (bootstrap, folder, tell):
+    with ground(broker, repeats * 6) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = slo_peaks(work, tell)
-    peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in ("take", "eager", "offline")}
+    peers = ("take", "eager", "offline", "beside", "ceiling")
+    peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in peers}
     ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}
     forms = {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"}
     compared = Compared("ratios", "ratio", ratios, ".2f")

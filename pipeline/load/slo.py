@@ -2,22 +2,28 @@
 
 For each contestant rates are tried by halving, on one running worker; a rate holds where the 99th percentile of all
 requests, the unanswered and expired ones infinitely late, is within the SLO. Beside it the model alone in a loop (the
-offline rate) and, for the worker with an SLO, what becomes of twice its peak.
+offline rate), also while the broker and a loop without a model carry the same load on the same machine, and the ceiling
+that a simulation has for what batches took in the worker. For the worker with an SLO also what becomes of twice its peak.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.load.arrivals import poisson
 from pipeline.load.drive import Load, drive
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process, run_module
 from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
 from pipeline.models import Model
+from pipeline.plan.peers import Device
+from pipeline.plan.simulate import Outcome, best_early_drop, peak_rate
+from pipeline.window import Cost
 from topics.records import RAW
 
 __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
@@ -25,6 +31,7 @@ __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
 QUIET_LOAD = 0.3  # where deferring must pay
 WARM_S = 20.0  # a broker just started answers several times slower until it has compiled itself: nobody's to measure
+REQUESTS = 10_000  # that a simulation of a rate has
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
 
@@ -67,11 +74,14 @@ class SloWork:
 
 
 def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
-    """``offline``, ``take``, ``eager`` and ``sluice``; figures ``peak_per_s``, and ``busy``: CPU seconds a second.
+    """``offline``, ``take``, ``eager``, ``sluice``; figures ``peak_per_s``, and ``busy``: CPU seconds a second.
 
     ``take`` is stock Faust, ``eager`` a Sluice that is told no SLO. Busy is at `QUIET_LOAD` of the offline rate.
+    Limits: ``beside`` is the model in a loop while an echo answers as many requests as Sluice could last; ``ceiling``
+    what the best early drop makes of a simulated device whose batches take what they took in the worker.
     """
     offline: list[float] = []
+    peaks: list[float] = []
     _warm(work)
 
     def model(number: int) -> Figures:
@@ -95,6 +105,30 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
 
         return run
 
+    def sluice(number: int) -> Figures:
+        figures = served("sluice", work.promised(), "pipeline.cli", Lane.serve_arguments)(number)
+        peaks.append(figures["peak_per_s"])
+        return figures
+
+    def lasted() -> float:
+        return peaks[-1] if peaks else LOW * offline_rate(work.model)
+
+    def simulated(number: int) -> Figures:
+        return {"peak_per_s": ceiling(_costs(work, lasted(), number), work)}
+
+    def beside(number: int) -> Figures:
+        rate = lasted()
+        with (
+            open_lane(work.broker, work.folder, work.model, f"beside-{number}", work.partitions) as lane,
+            Process("pipeline.load.peers.echo", lane.peer_arguments(5.0), lane.folder / "log") as process,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            process.wait_ready()
+            load = pool.submit(work.load, lane, rate, number)
+            found = offline_rate(work.model, seconds=work.duration_s)
+            load.result()
+        return {"peak_per_s": found}
+
     within_s = work.slo_ms / 1000 / TAKE_SHARE
     return interleave(
         {
@@ -106,7 +140,9 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
                 lambda lane: [*lane.peer_arguments(5.0), "--within-s", str(within_s)],
             ),
             "eager": served("eager", work.model, "pipeline.cli", Lane.serve_arguments),
-            "sluice": served("sluice", work.promised(), "pipeline.cli", Lane.serve_arguments),
+            "sluice": sluice,
+            "beside": beside,
+            "ceiling": simulated,
         },
         work.repeats,
         tell,
@@ -147,9 +183,35 @@ def _warm(work: SloWork) -> None:
         replace(work, duration_s=WARM_S).load(lane, QUIET_LOAD * offline_rate(work.model), seed=0)
 
 
-def offline_rate(model: Model) -> float:
+def _costs(work: SloWork, rate: float, seed: int) -> Cost:
+    """What batches take in a worker at that rate."""
+    with open_lane(work.broker, work.folder, work.promised(), f"costs-{seed}", work.partitions) as lane:
+        decisions = lane.folder / "decisions"
+        arguments = lane.serve_arguments("--record-decisions", str(decisions))
+        with Process("pipeline.cli", arguments, lane.folder / "log") as process:
+            process.wait_ready()
+            work.load(lane, rate, seed)
+            process.stop()
+        lines = map(json.loads, decisions.read_bytes().splitlines())
+        ran = [(line["rows"], line["run_ns"]) for line in lines if line["what"] == "ran"]
+    return Cost(work.model.manifest.buckets, ran)
+
+
+def ceiling(cost: Cost, work: SloWork) -> float:
+    """The highest Poisson rate that the best early drop serves in time where batches cost so much, and nothing else."""
+    line = cost.to_dict()
+    device = Device(line["tau0_ns"], max(line["alpha_ns"], 1), work.model.manifest.rows_max, padded=True)
+    slo_ns = round(work.slo_ms * 1e6)
+
+    def run(rate: float) -> Outcome:
+        return best_early_drop(poisson(rate, REQUESTS / rate, 1), device, slo_ns)
+
+    return peak_rate(run, device.capacity)
+
+
+def offline_rate(model: Model, seconds: float = 2.0) -> float:
     """Rows a second of the model alone in a loop at its best batch size."""
-    arguments = ["--model", str(model.path), "--rows", str(4 * model.manifest.rows_max), "--seconds", "2"]
+    arguments = ["--model", str(model.path), "--rows", str(4 * model.manifest.rows_max), "--seconds", str(seconds)]
     rate: float = json.loads(run_module("pipeline.load.peers.bare", arguments))["rows_per_s"]
     return rate
 

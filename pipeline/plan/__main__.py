@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from pipeline.load.arrivals import poisson
 from pipeline.plan.noise import Noise
-from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, EarlyDrop, Moments, StockTake
-from pipeline.plan.simulate import Outcome, Planned, peak_rate, simulate
+from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, Moments, StockTake
+from pipeline.plan.simulate import Outcome, Planned, best_early_drop, peak_rate, simulate
 
 REQUESTS = 10_000
 STALLS_S = 60.0  # after that the machine stalls no more; no run takes longer
@@ -27,17 +27,12 @@ Run = Callable[[Moments], Outcome]
 
 
 def policies(device: Device, slo_ns: int) -> dict[str, Run]:
-    """By name, what becomes of arrivals under each; the last is the ceiling: early drop by the best of five windows."""
+    """By name, what becomes of arrivals under each; the last is the ceiling."""
 
     def run(make: Callable[[], object]) -> Run:
         return lambda came: simulate(make(), came, device, slo_ns)  # type: ignore[arg-type]
 
-    rows_max, half = device.rows_max, int((slo_ns / 2 - device.tau0_ns) / device.alpha_ns)
-    windows = [min(max(1, round(half * share)), rows_max) for share in (0.5, 0.75, 1, 1.2, 1.4)]
-
-    def ceiling(came: Moments) -> Outcome:
-        runs = [simulate(EarlyDrop(device, slo_ns, window), came, device, slo_ns) for window in windows]
-        return max(runs, key=lambda outcome: outcome.in_time)
+    rows_max = device.rows_max
 
     return {
         "Sluice": lambda came: Planned(device, slo_ns).run(came, device),
@@ -47,7 +42,7 @@ def policies(device: Device, slo_ns: int) -> dict[str, Run]:
         "Triton, preferred 8 16 32": run(lambda: DelayedQueue(rows_max, slo_ns // 4, (8, 16, 32))),
         "BentoML adaptive": run(lambda: Adaptive(rows_max, slo_ns)),
         "eager": run(lambda: Eager(rows_max)),
-        "best early drop": ceiling,
+        "best early drop": lambda came: best_early_drop(came, device, slo_ns),
     }
 
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from pipeline.infer.batch import Batch
 from pipeline.infer.device import DeviceState
-from pipeline.plan.peers import Device, Moments, Policy
+from pipeline.plan.peers import Device, EarlyDrop, Moments, Policy
 from pipeline.window import Parts, Scheduler
 from pipeline.window.ordered import Asked
 from pipeline.window.record import request_of
 
-__all__ = ["Outcome", "Planned", "peak_rate", "simulate"]
+__all__ = ["Outcome", "Planned", "best_early_drop", "peak_rate", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,14 @@ def simulate(policy: Policy, arrived_ns: Moments, device: Device, slo_ns: int) -
             soon = turn.arrivals and came < len(arrived_ns)
             now_ns = min(turn.wake_at_ns, int(arrived_ns[came])) if soon else turn.wake_at_ns
     return tally.outcome(len(arrived_ns), now_ns)
+
+
+def best_early_drop(arrived_ns: Moments, device: Device, slo_ns: int) -> Outcome:
+    """What early drop makes of it with the best of five windows, which nobody could know before: the ceiling."""
+    half = int((slo_ns / 2 - device.tau0_ns) / device.alpha_ns)
+    windows = [min(max(1, round(half * share)), device.rows_max) for share in (0.5, 0.75, 1, 1.2, 1.4)]
+    runs = [simulate(EarlyDrop(device, slo_ns, window), arrived_ns, device, slo_ns) for window in windows]
+    return max(runs, key=lambda outcome: outcome.in_time)
 
 
 def peak_rate(run: Callable[[float], Outcome], most: float, *, attained: float = 0.99, steps: int = 8) -> float:
