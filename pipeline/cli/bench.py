@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.cli.figures import Compared, show
-from pipeline.cli.ground import Ground, ground
+from pipeline.cli.ground import Ground, bench_model, ground, model_of
 
 if TYPE_CHECKING:
     from pipeline.load import Rounds
@@ -82,6 +82,7 @@ def throughput(
     from pipeline.core.errors import ConfigError
     from pipeline.load.contestants import PEERS, field_of
     from pipeline.load.plots import bars, check_plot
+    from topics.records import ARROW, RAW
 
     if arrow + arrow_bytes + heavy > 1:
         raise ConfigError("--arrow, --arrow-bytes and --heavy are benches of their own: give one of them")
@@ -92,9 +93,9 @@ def throughput(
             if arrow_bytes:
                 of = _measure_bytes(on, repeats, requests or 1500)
             elif heavy:
-                of = _measure_rows(on, repeats, _model("high-tower"), requests or 1200, 1)
+                of = _measure_rows(on, repeats, bench_model("high-tower"), requests or 1200, 1, RAW)
             elif arrow:
-                of = _measure_rows(on, repeats, _bundled("digits"), requests or 600, rows)
+                of = _measure_rows(on, repeats, _bundled("digits"), requests or 600, rows, ARROW)
             else:
                 of = _measure_messages(on, repeats, messages, field.commands)
     model, rounds, figure, cpu = of
@@ -116,24 +117,24 @@ def _measure_messages(on: Ground, repeats: int, messages: int, commands: dict[st
     from pipeline.load.throughput import RawWork, raw_throughput
 
     broker, folder, tell = on
-    model = _model("linear")
+    model = bench_model("linear")
     work = RawWork(model, broker, folder, commands, messages=messages, repeats=repeats)
     return model, raw_throughput(work, tell), "messages_per_s", "cpu_us_per_message"
 
 
-def _measure_rows(on: Ground, repeats: int, model: Model, requests: int, rows: int) -> Measured:
-    from pipeline.load.throughput import ArrowWork, arrow_throughput
+def _measure_rows(on: Ground, repeats: int, model: Model, requests: int, rows: int, content_type: str) -> Measured:
+    from pipeline.load.throughput import RowWork, row_throughput
 
     broker, folder, tell = on
-    work = ArrowWork(model, broker, folder, requests=requests, rows=rows, repeats=repeats)
-    return model, arrow_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
+    work = RowWork(model, broker, folder, requests, rows, content_type, repeats=repeats)
+    return model, row_throughput(work, tell), "rows_per_s", "cpu_us_per_row"
 
 
 def _measure_bytes(on: Ground, repeats: int, requests: int) -> Measured:
     from pipeline.load.volume import VolumeWork, volume
 
     broker, folder, tell = on
-    model = _model("first", "large")
+    model = bench_model("first", "large")
     work = VolumeWork(model, broker, folder, requests=requests, repeats=repeats)
     return model, volume(work, tell), "bytes_per_s", "cpu_us_per_message"
 
@@ -156,7 +157,7 @@ def tracing(
     from pipeline.load.tracing import TracingWork
     from pipeline.load.tracing import tracing as measure
 
-    model = _model("linear")
+    model = bench_model("linear")
     with ground(broker, repeats * 3) as (bootstrap, folder, tell):
         rounds = measure(TracingWork(model, bootstrap, folder, messages, sampled, repeats=repeats), tell)
     ratios = {f"traced / {base}": rounds.ratio("traced", base, "messages_per_s") for base in ("untraced", "bare")}
@@ -179,7 +180,7 @@ def sequences(
     """
     from pipeline.load.sequences import SequenceWork, sequence_throughput
 
-    model = _model("encoder")
+    model = bench_model("encoder")
     with ground(broker, repeats * 2) as (bootstrap, folder, tell):
         rounds = sequence_throughput(SequenceWork(model, bootstrap, folder, messages, repeats=repeats), tell)
     ratios = {"packed / padded": rounds.ratio("packed", "padded", "messages_per_s")}
@@ -246,7 +247,7 @@ def guarantees(
     from pipeline.load.latency import LatencyWork
     from pipeline.load.throughput import RawWork
 
-    linear, digits = _model("linear"), _bundled("digits")
+    linear, digits = bench_model("linear"), _bundled("digits")
     ours, base = "exactly-once", "at-least-once"
     with ground(broker, repeats * 2) as (bootstrap, folder, tell):
         full = RawWork(linear, bootstrap, folder, messages=messages, repeats=repeats)
@@ -284,7 +285,7 @@ def slo(
     """
     from pipeline.load.slo import SloWork, slo_peaks
 
-    model = _model("tower")
+    model = bench_model("tower")
     with ground(broker, repeats * 6) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = slo_peaks(work, tell)
@@ -313,7 +314,7 @@ def overload(
     from pipeline.load.slo import SloWork
     from pipeline.load.slo import overload as measure
 
-    model = _model("tower")
+    model = bench_model("tower")
     with ground(broker, repeats) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = measure(work, tell)
@@ -350,7 +351,7 @@ def scaling(
     from pipeline.load.scaling import scaling as measure
 
     check_plot(plot)
-    model, counts = _model("linear"), sorted(set(workers or (1, 2, 4)))
+    model, counts = bench_model("linear"), sorted(set(workers or (1, 2, 4)))
     with ground(broker, repeats * len(counts)) as (bootstrap, folder, tell):
         work = ScalingWork(model, bootstrap, folder, counts, rows, batch_ms, duration_s, repeats)
         rounds = measure(work, tell)
@@ -365,21 +366,7 @@ def scaling(
     show("scaling", rounds, forms, about, Compared("ratios", "ratio", ratios, ".2f"), as_json=as_json)
 
 
-def _model(name: str, repository: str = "models") -> Model:
-    """One of the benches' own models."""
-    from pipeline import load
-
-    return _of(Path(load.__file__).with_name(repository), name)
-
-
 def _bundled(name: str) -> Model:
     from pipeline.models import BUNDLED
 
-    return _of(BUNDLED, name)
-
-
-def _of(repository: Path, name: str) -> Model:
-    from pipeline.models import load_repository
-
-    (model,) = [model for model in load_repository(repository) if model.name == name]
-    return model
+    return model_of(BUNDLED, name)

@@ -3,7 +3,7 @@
 For each contestant rates are tried by halving, on one running worker; a rate holds where the 99th percentile of all
 requests, the unanswered and expired ones infinitely late, is within the SLO. Beside it the model alone in a loop (the
 offline rate), also while the broker and a loop without a model carry the same load on the same machine, and the ceiling
-that a simulation has for what batches took in the worker. For the worker with an SLO also what becomes of twice its peak.
+that a simulation has for what batches took in the worker; for the worker with an SLO also what twice its peak comes to.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
 QUIET_LOAD = 0.3  # where deferring must pay
-WARM_S = 20.0  # a broker just started answers several times slower until it has compiled itself: nobody's to measure
 REQUESTS = 10_000  # that a simulation of a rate has
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
@@ -82,7 +81,6 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
     """
     offline: list[float] = []
     peaks: list[float] = []
-    _warm(work)
 
     def model(number: int) -> Figures:
         offline.append(offline_rate(work.model))
@@ -155,7 +153,6 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
     Both of one worker with an SLO, in turn. Raises `BenchError` where a request stays without an answer.
     """
     runs: dict[str, list[Figures]] = {"peak": [], "twice": []}
-    _warm(work)
     for number in range(work.repeats):
         tell(f"round {number + 1} of {work.repeats}")
         with (
@@ -171,16 +168,6 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
                 keys = ("offered_per_s", "goodput_per_s", "expired", "unanswered")
                 runs[name].append({key: float(report[key]) for key in keys})
     return Rounds({name: tuple(figures) for name, figures in runs.items()})
-
-
-def _warm(work: SloWork) -> None:
-    """Have requests go through the broker for `WARM_S`."""
-    with (
-        open_lane(work.broker, work.folder, work.model, "warm", work.partitions) as lane,
-        Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log") as process,
-    ):
-        process.wait_ready()
-        replace(work, duration_s=WARM_S).load(lane, QUIET_LOAD * offline_rate(work.model), seed=0)
 
 
 def _costs(work: SloWork, rate: float, seed: int) -> Cost:

@@ -26,7 +26,7 @@ from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW
 
-__all__ = ["WARMUP", "ArrowWork", "RawWork", "answer", "arrow_throughput", "checker", "raw_throughput"]
+__all__ = ["WARMUP", "RawWork", "RowWork", "answer", "checker", "raw_throughput", "row_throughput"]
 
 SLUICE = Peer("pipeline.cli")
 MESSAGES_MIN = 1000
@@ -49,14 +49,15 @@ class RawWork:
 
 
 @dataclass(frozen=True, slots=True)
-class ArrowWork:
-    """Arrow requests of many rows each, beside the model alone."""
+class RowWork:
+    """Requests of ``rows`` rows each, one where they are raw, beside the model alone."""
 
     model: Model
     broker: str
     folder: Path
     requests: int = 600
     rows: int = 1024
+    content_type: str = ARROW
     partitions: int = 4
     repeats: int = 3
 
@@ -92,7 +93,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
     return interleave({name: contestant(name) for name in (*work.commands, "sluice")}, work.repeats, tell)
 
 
-def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
+def row_throughput(work: RowWork, tell: Callable[[str], None]) -> Rounds:
     """``model`` (a bare loop on rows in memory) and ``sluice``; figures ``rows_per_s``, ``cpu_us_per_row``."""
     distinct = 16
 
@@ -102,9 +103,11 @@ def arrow_throughput(work: ArrowWork, tell: Callable[[str], None]) -> Rounds:
         return figures
 
     def sluice(number: int) -> Figures:
-        with open_lane(work.broker, work.folder, work.model, f"sluice-arrow-{number}", work.partitions) as lane:
+        with open_lane(work.broker, work.folder, work.model, f"sluice-rows-{number}", work.partitions) as lane:
             process = Process("pipeline.cli", lane.serve_arguments(), lane.folder / "log")
-            answers, cpu_s = answer(lane, process, lane.published(), work.requests, ARROW, work.rows, distinct)
+            answers, cpu_s = answer(
+                lane, process, lane.published(), work.requests, work.content_type, work.rows, distinct
+            )
         return {"rows_per_s": answers.rate(WARMUP) * work.rows, "cpu_us_per_row": cpu_s / work.rows * 1e6}
 
     return interleave({"model": model, "sluice": sluice}, work.repeats, tell)

@@ -112,13 +112,13 @@ def test_guarantees_shows_what_exactly_once_costs(monkeypatch: pytest.MonkeyPatc
 
 
 def test_heavy_is_a_row_a_request_of_a_model_that_takes_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[throughput.ArrowWork] = []
+    asked: list[throughput.RowWork] = []
 
-    def measured(work: throughput.ArrowWork, tell: object) -> Rounds:
+    def measured(work: throughput.RowWork, tell: object) -> Rounds:
         asked.append(work)
         return Rounds({"model": ({"rows_per_s": 200.0},), "sluice": ({"rows_per_s": 196.0},)})
 
-    monkeypatch.setattr(throughput, "arrow_throughput", measured)
+    monkeypatch.setattr(throughput, "row_throughput", measured)
     shown = CliRunner().invoke(app, ["throughput", "--heavy", "--broker", "kafka:1", "--repeats", "1"])
     assert "sluice / model  0.98 (0.98..0.98)" in shown.stdout
     (work,) = asked
