@@ -284,11 +284,16 @@ def slo(
     For instance: sluice bench slo --slo-ms 100 --repeats 3
     """
     from pipeline.load.slo import SloWork, slo_peaks
+    from pipeline.plan.simulate import ceiling_rate
+    from pipeline.window import Cost
+
+    def ceiling(cost: Cost, work: SloWork) -> float:
+        return ceiling_rate(cost, work.model.manifest.rows_max, work.slo_ms)
 
     model = bench_model("tower")
     with ground(broker, repeats * 6) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
-        rounds = slo_peaks(work, tell)
+        rounds = slo_peaks(work, ceiling, tell)
     peers = ("take", "eager", "offline", "beside", "ceiling")
     peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in peers}
     ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}

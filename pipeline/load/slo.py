@@ -12,17 +12,15 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.load.arrivals import poisson
 from pipeline.load.drive import Load, drive
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process, run_module
-from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
+from pipeline.load.rounds import Figures, Rounds, interleave
 from pipeline.models import Model
-from pipeline.plan.peers import Device
-from pipeline.plan.simulate import Outcome, best_early_drop, peak_rate
 from pipeline.window import Cost
 from topics.records import RAW
 
@@ -30,7 +28,7 @@ __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
 QUIET_LOAD = 0.3  # where deferring must pay
-REQUESTS = 10_000  # that a simulation of a rate has
+LINGER_MS = 5.0  # librdkafka's default, which is the worker's, too
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
 
@@ -72,53 +70,85 @@ class SloWork:
         return replace(self.model, manifest=replace(self.model.manifest, slo_ms=self.slo_ms))
 
 
-def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
-    """``offline``, ``take``, ``eager``, ``sluice``; figures ``peak_per_s``, and ``busy``: CPU seconds a second.
+Ceiling = Callable[[Cost, SloWork], float]
+"""The highest rate that a simulation serves in time where batches cost so much."""
+
+
+def slo_peaks(work: SloWork, ceiling: Ceiling, tell: Callable[[str], None]) -> Rounds:
+    """``offline``, ``take``, ``eager`` and ``sluice``; figures ``peak_per_s``, and ``busy``: CPU seconds a second.
 
     ``take`` is stock Faust, ``eager`` a Sluice that is told no SLO. Busy is at `QUIET_LOAD` of the offline rate.
     Limits: ``beside`` is the model in a loop while an echo answers as many requests as Sluice could last; ``ceiling``
-    what the best early drop makes of a simulated device whose batches take what they took in the worker.
+    what a simulation makes of what batches take in the worker.
     """
-    offline: list[float] = []
-    peaks: list[float] = []
+    within_s = work.slo_ms / 1000 / TAKE_SHARE
+    field = _Field(work, ceiling)
 
-    def model(number: int) -> Figures:
-        offline.append(offline_rate(work.model))
-        return {"peak_per_s": offline[-1]}
+    def take(lane: Lane) -> list[str]:
+        return [*lane.peer_arguments(LINGER_MS), "--within-s", str(within_s)]
 
-    def served(name: str, served_model: Model, module: str, arguments: Callable[[Lane], list[str]]) -> Contestant:
-        def run(number: int) -> Figures:
-            capacity = max(offline) if offline else offline_rate(work.model)
-            with (
-                open_lane(work.broker, work.folder, served_model, f"{name}-{number}", work.partitions) as lane,
-                Process(module, arguments(lane), lane.folder / "log") as process,
-            ):
-                process.wait_ready()
-                work.load(lane, QUIET_LOAD * capacity, seed=number)  # warm
-                before_s = process.cpu_s()
-                quiet = work.load(lane, QUIET_LOAD * capacity, seed=number)
-                busy = (process.cpu_s() - before_s) / (work.warmup_s + work.duration_s)
-                found = peak(work.holds(lane, number), capacity)
-            return {"peak_per_s": found, "busy": busy, "in_time": quiet["good"] / quiet["requests"]}
+    return interleave(
+        {
+            "offline": field.model,
+            "take": partial(field.served, "take", work.model, "pipeline.load.peers.faust_take", take),
+            "eager": partial(field.served, "eager", work.model, "pipeline.cli", Lane.serve_arguments),
+            "sluice": field.sluice,
+            "beside": field.beside,
+            "ceiling": field.ceiling,
+        },
+        work.repeats,
+        tell,
+    )
 
-        return run
 
-    def sluice(number: int) -> Figures:
-        figures = served("sluice", work.promised(), "pipeline.cli", Lane.serve_arguments)(number)
-        peaks.append(figures["peak_per_s"])
+class _Field:
+    """Who is measured, and what is known so far."""
+
+    def __init__(self, work: SloWork, ceiling: Ceiling) -> None:
+        self.work = work
+        self._ceiling = ceiling
+        self._offline = 0.0  # rows a second, the best yet
+        self._lasted = 0.0  # by Sluice, the latest
+
+    def model(self, number: int) -> Figures:
+        """The model alone in a loop."""
+        rate = offline_rate(self.work.model)
+        self._offline = max(rate, self._offline)
+        return {"peak_per_s": rate}
+
+    def served(
+        self, name: str, model: Model, module: str, arguments: Callable[[Lane], list[str]], number: int
+    ) -> Figures:
+        """A process that serves ``model``: how busy it is at a quiet load, and its peak."""
+        work, capacity = self.work, self._offline or offline_rate(self.work.model)
+        with (
+            open_lane(work.broker, work.folder, model, f"{name}-{number}", work.partitions) as lane,
+            Process(module, arguments(lane), lane.folder / "log") as process,
+        ):
+            process.wait_ready()
+            work.load(lane, QUIET_LOAD * capacity, seed=number)  # warm
+            before_s = process.cpu_s()
+            quiet = work.load(lane, QUIET_LOAD * capacity, seed=number)
+            busy = (process.cpu_s() - before_s) / (work.warmup_s + work.duration_s)
+            found = peak(work.holds(lane, number), capacity)
+        return {"peak_per_s": found, "busy": busy, "in_time": quiet["good"] / quiet["requests"]}
+
+    def sluice(self, number: int) -> Figures:
+        """Told the SLO."""
+        figures = self.served("sluice", self.work.promised(), "pipeline.cli", Lane.serve_arguments, number)
+        self._lasted = figures["peak_per_s"]
         return figures
 
-    def lasted() -> float:
-        return peaks[-1] if peaks else LOW * offline_rate(work.model)
+    def ceiling(self, number: int) -> Figures:
+        """Of a device that takes what batches took in a worker at the rate it could last."""
+        return {"peak_per_s": self._ceiling(_costs(self.work, self._rate(), number), self.work)}
 
-    def simulated(number: int) -> Figures:
-        return {"peak_per_s": ceiling(_costs(work, lasted(), number), work)}
-
-    def beside(number: int) -> Figures:
-        rate = lasted()
+    def beside(self, number: int) -> Figures:
+        """The model in a loop while the machine carries the load without it."""
+        work, rate = self.work, self._rate()
         with (
             open_lane(work.broker, work.folder, work.model, f"beside-{number}", work.partitions) as lane,
-            Process("pipeline.load.peers.echo", lane.peer_arguments(5.0), lane.folder / "log") as process,
+            Process("pipeline.load.peers.echo", lane.peer_arguments(LINGER_MS), lane.folder / "log") as process,
             ThreadPoolExecutor(1) as pool,
         ):
             process.wait_ready()
@@ -127,24 +157,8 @@ def slo_peaks(work: SloWork, tell: Callable[[str], None]) -> Rounds:
             load.result()
         return {"peak_per_s": found}
 
-    within_s = work.slo_ms / 1000 / TAKE_SHARE
-    return interleave(
-        {
-            "offline": model,
-            "take": served(
-                "take",
-                work.model,
-                "pipeline.load.peers.faust_take",
-                lambda lane: [*lane.peer_arguments(5.0), "--within-s", str(within_s)],
-            ),
-            "eager": served("eager", work.model, "pipeline.cli", Lane.serve_arguments),
-            "sluice": sluice,
-            "beside": beside,
-            "ceiling": simulated,
-        },
-        work.repeats,
-        tell,
-    )
+    def _rate(self) -> float:
+        return self._lasted or LOW * offline_rate(self.work.model)
 
 
 def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
@@ -182,18 +196,6 @@ def _costs(work: SloWork, rate: float, seed: int) -> Cost:
         lines = map(json.loads, decisions.read_bytes().splitlines())
         ran = [(line["rows"], line["run_ns"]) for line in lines if line["what"] == "ran"]
     return Cost(work.model.manifest.buckets, ran)
-
-
-def ceiling(cost: Cost, work: SloWork) -> float:
-    """The highest Poisson rate that the best early drop serves in time where batches cost so much, and nothing else."""
-    line = cost.to_dict()
-    device = Device(line["tau0_ns"], max(line["alpha_ns"], 1), work.model.manifest.rows_max, padded=True)
-    slo_ns = round(work.slo_ms * 1e6)
-
-    def run(rate: float) -> Outcome:
-        return best_early_drop(poisson(rate, REQUESTS / rate, 1), device, slo_ns)
-
-    return peak_rate(run, device.capacity)
 
 
 def offline_rate(model: Model, seconds: float = 2.0) -> float:

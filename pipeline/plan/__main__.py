@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pipeline.load.arrivals import poisson
 from pipeline.plan.noise import Noise
 from pipeline.plan.peers import Adaptive, DelayedQueue, Device, Eager, Moments, StockTake
-from pipeline.plan.simulate import Outcome, Planned, best_early_drop, peak_rate, simulate
+from pipeline.plan.simulate import REQUESTS, Outcome, Planned, best_early_drop, peak_rate, simulate
 
-REQUESTS = 10_000
 STALLS_S = 60.0  # after that the machine stalls no more; no run takes longer
 DEVICES = {
     "0.04 b + 1 ms, SLO 15 ms": (Device(1e6, 0.04e6), 15),

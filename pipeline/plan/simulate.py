@@ -10,12 +10,15 @@ import numpy as np
 
 from pipeline.infer.batch import Batch
 from pipeline.infer.device import DeviceState
+from pipeline.load.arrivals import poisson
 from pipeline.plan.peers import Device, EarlyDrop, Moments, Policy
-from pipeline.window import Parts, Scheduler
+from pipeline.window import Cost, Parts, Scheduler
 from pipeline.window.ordered import Asked
 from pipeline.window.record import request_of
 
-__all__ = ["Outcome", "Planned", "best_early_drop", "peak_rate", "simulate"]
+__all__ = ["Outcome", "Planned", "best_early_drop", "ceiling_rate", "peak_rate", "simulate"]
+
+REQUESTS = 10_000  # of a rate that is tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,17 @@ def best_early_drop(arrived_ns: Moments, device: Device, slo_ns: int) -> Outcome
     windows = [min(max(1, round(half * share)), device.rows_max) for share in (0.5, 0.75, 1, 1.2, 1.4)]
     runs = [simulate(EarlyDrop(device, slo_ns, window), arrived_ns, device, slo_ns) for window in windows]
     return max(runs, key=lambda outcome: outcome.in_time)
+
+
+def ceiling_rate(cost: Cost, rows_max: int, slo_ms: float) -> float:
+    """The highest Poisson rate that `best_early_drop` serves in time where batches cost so much, and no more."""
+    line, slo_ns = cost.to_dict(), round(slo_ms * 1e6)
+    device = Device(line["tau0_ns"], max(line["alpha_ns"], 1), rows_max, padded=True)
+
+    def run(rate: float) -> Outcome:
+        return best_early_drop(poisson(rate, REQUESTS / rate, 1), device, slo_ns)
+
+    return peak_rate(run, device.capacity)
 
 
 def peak_rate(run: Callable[[float], Outcome], most: float, *, attained: float = 0.99, steps: int = 8) -> float:

@@ -13,7 +13,7 @@ from pipeline.cli.bench import app
 from pipeline.load import Rounds, slo
 from pipeline.load.slo import HIGH, LOW, STEPS, peak
 
-PEAKS = {"offline": 1000.0, "take": 300.0, "eager": 500.0, "sluice": 800.0}
+PEAKS = {"offline": 1000.0, "take": 300.0, "eager": 500.0, "sluice": 800.0, "beside": 900.0, "ceiling": 1000.0}
 
 
 @given(st.floats(LOW, HIGH))
@@ -39,12 +39,19 @@ def test_peaks_are_shown_as_shares_of_the_peers_and_of_the_model_alone(monkeypat
         name: ({"peak_per_s": rate} | ({"busy": busy[name], "in_time": 1.0} if name in busy else {}),)
         for name, rate in PEAKS.items()
     }
-    monkeypatch.setattr(slo, "slo_peaks", lambda work, tell: Rounds(runs))
+    monkeypatch.setattr(slo, "slo_peaks", lambda work, ceiling, tell: Rounds(runs))
     shown = CliRunner().invoke(app, ["slo", "--broker", "kafka:1", "--json"])
     assert shown.exit_code == 0, shown.output
     ratios = json.loads(shown.stdout)["ratios"]
     assert {name: ratio["median"] for name, ratio in ratios.items()} == pytest.approx(
-        {"sluice / take": 8 / 3, "sluice / eager": 1.6, "sluice / offline": 0.8, "busy: sluice / eager": 0.5}
+        {
+            "sluice / take": 8 / 3,
+            "sluice / eager": 1.6,
+            "sluice / offline": 0.8,
+            "sluice / beside": 8 / 9,
+            "sluice / ceiling": 0.8,
+            "busy: sluice / eager": 0.5,
+        }
     )
 
 
