@@ -74,8 +74,8 @@ def throughput(
     as JSON and answers in it. One whose package is not installed is left out. The slower ones get fewer messages. With
     --arrow: rows a second through the bundled digit classifier, beside the same model called in a loop. With
     --arrow-bytes: bytes a second through a model that does nothing, beside librdkafka that only reads them, and beside
-    that and a copy. With --heavy: rows a second through a high tower of layers, a row a request, beside the same model
-    called in a loop with its best batch size.
+    that and a copy. With --heavy: rows a second through a high tower of layers, a raw row a request, beside the same
+    model called in a loop with its best batch size.
 
     For instance: sluice bench throughput --repeats 5 --json
     """

@@ -87,9 +87,8 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._partitions: dict[TopicPartitionKey, _Partition] = {}
         self._epochs = 0
-        self.in_flight_requests = 0
         self.in_flight_bytes = 0
-        self._by_topic: Counter[str] = Counter()  # requests in flight
+        self._in_flight: Counter[str] = Counter()  # requests, by topic
         self._abandoned = False
         self.ignored = 0  # completions of assignments that were lost (F10)
 
@@ -116,8 +115,7 @@ class Ledger:
             partition = self._partitions[chunk.topic, chunk.partition]
             partition.open[chunk.offsets[0]] = entry
             partition.order.append(entry)
-            self.in_flight_requests += entry.left
-            self._by_topic[chunk.topic] += entry.left
+            self._in_flight[chunk.topic] += entry.left
             self.in_flight_bytes += entry.size_bytes
 
     def finish(self, chunk: Tracked, indices: Sequence[int] | slice | None = None) -> int:
@@ -135,8 +133,7 @@ class Ledger:
                 self.ignored += 1
                 return 0
             newly = entry.finish(indices)
-            self.in_flight_requests -= newly
-            self._by_topic[chunk.topic] -= newly
+            self._in_flight[chunk.topic] -= newly
             if entry.left == 0:
                 del partition.open[entry.offsets[0]]
                 self.in_flight_bytes -= entry.size_bytes
@@ -205,8 +202,7 @@ class Ledger:
                 if partition is None:
                     continue
                 given_back[key] = sum(entry.left for entry in partition.open.values())
-                self.in_flight_requests -= given_back[key]
-                self._by_topic[key[0]] -= given_back[key]
+                self._in_flight[key[0]] -= given_back[key]
                 self.in_flight_bytes -= sum(entry.size_bytes for entry in partition.open.values())
             self._changed.notify_all()
         return given_back
@@ -220,7 +216,12 @@ class Ledger:
     def in_flight(self) -> Mapping[str, int]:
         """Requests in flight of each topic."""
         with self._lock:
-            return dict(self._by_topic)
+            return dict(self._in_flight)
+
+    @property
+    def in_flight_requests(self) -> int:
+        """Of all topics."""
+        return self._in_flight.total()
 
     def wait_below(self, requests: int, size_bytes: int, timeout_s: float) -> bool:
         """Wait until less than both is in flight; False on time-out, or where there will be no room any more."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from pipeline.load.peers.arguments import LINGER_MS
 from pipeline.load.process import run_module
 from pipeline.load.readback import end_offsets
 from pipeline.models import Model
@@ -42,7 +43,7 @@ class Lane:
         """A fresh admin client."""
         return Connection(self.broker).admin()
 
-    def peer_arguments(self, linger_ms: float) -> list[str]:
+    def peer_arguments(self, linger_ms: float = LINGER_MS) -> list[str]:
         """The command line of a peer (`pipeline.load.peers.arguments`)."""
         topics = self.model.topics
         return [

@@ -28,7 +28,6 @@ __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
 QUIET_LOAD = 0.3  # where deferring must pay
-LINGER_MS = 5.0  # librdkafka's default, which is the worker's, too
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
 
@@ -85,7 +84,7 @@ def slo_peaks(work: SloWork, ceiling: Ceiling, tell: Callable[[str], None]) -> R
     field = _Field(work, ceiling)
 
     def take(lane: Lane) -> list[str]:
-        return [*lane.peer_arguments(LINGER_MS), "--within-s", str(within_s)]
+        return [*lane.peer_arguments(), "--within-s", str(within_s)]
 
     return interleave(
         {
@@ -148,7 +147,7 @@ class _Field:
         work, rate = self.work, self._rate()
         with (
             open_lane(work.broker, work.folder, work.model, f"beside-{number}", work.partitions) as lane,
-            Process("pipeline.load.peers.echo", lane.peer_arguments(LINGER_MS), lane.folder / "log") as process,
+            Process("pipeline.load.peers.echo", lane.peer_arguments(), lane.folder / "log") as process,
             ThreadPoolExecutor(1) as pool,
         ):
             process.wait_ready()

@@ -14,7 +14,6 @@ __all__ = ["warm"]
 
 WARM_S = 20.0
 RATE = 900.0  # below the rate from which the generator gathers: each request is one of the broker's, too
-LINGER_MS = 5.0
 PARTITIONS = 4
 
 
@@ -22,7 +21,7 @@ def warm(broker: str, folder: Path, model: Model) -> None:
     """Have one-row requests of ``model`` go through the broker, and an echo of them, for `WARM_S`."""
     with (
         open_lane(broker, folder, model, "warm", PARTITIONS) as lane,
-        Process("pipeline.load.peers.echo", lane.peer_arguments(LINGER_MS), lane.folder / "log") as process,
+        Process("pipeline.load.peers.echo", lane.peer_arguments(), lane.folder / "log") as process,
     ):
         process.wait_ready()
         drive(Load(broker=broker, model=str(lane.model.path), content_type=RAW, rate=RATE, duration_s=WARM_S))

@@ -327,12 +327,18 @@ def test_a_batch_that_began_too_late_does_not_make_the_next_ones_smaller() -> No
     assert cost.rows_limit == 7, "it took more than half of the SLO"
 
 
+async def putting_off() -> Bench:
+    """So much was answered that a batch is put off, which a first request waits for."""
+    bench = Bench.promised()
+    for _ in range(100):
+        answered(bench, run_ms=10, late_ms=0)
+    await bench.window.offer([admitted_of([1])])
+    return bench
+
+
 def test_requests_gather_while_batches_are_put_off_and_no_client_is_in_haste() -> None:
     async def scenario() -> None:
-        bench = Bench.promised()
-        for _ in range(100):
-            answered(bench, run_ms=10, late_ms=0)
-        await bench.window.offer([admitted_of([1])])
+        bench = await putting_off()
         assert bench.window.gather_s == pytest.approx(0.02)
         bench.clock.ms = 60
         await bench.window.offer([admitted_of([1], first=1)])
@@ -350,10 +356,7 @@ def test_requests_gather_while_batches_are_put_off_and_no_client_is_in_haste() -
 
 def test_while_batches_are_put_off_what_is_polled_together_is_planned_together() -> None:
     async def scenario() -> None:
-        bench = Bench.promised()
-        for _ in range(100):
-            answered(bench, run_ms=10, late_ms=0)
-        await bench.window.offer([admitted_of([1])])
+        bench = await putting_off()
         for first in range(1, 8):
             await bench.window.offer([admitted_of([1], first=first)])
         assert not bench.device.ran, "a full batch waits to be planned"
