@@ -26,11 +26,14 @@ log = logging.getLogger(__name__)
 class DeviceState:
     """What a planner may know of the device."""
 
-    idle: bool  # nothing runs and nothing filled is waiting to run
+    idle: bool  # nothing runs and nothing filled is waiting to run, or that ends in a moment
     free_slots: int  # of the model that is planned
     free_ns: int = 0  # when it is expected to be done with what runs and with what this model has filled; monotonic
     load: float = 0.0  # what is offered of the other models, as a share of what can be served
+    idle_ns: int | None = None  # when it will be idle, where that can be foreseen and it is not
 
+
+AHEAD_NS = 3_000_000  # from the decision to the start of a batch: others want the processor, too
 
 Samples = tuple[tuple[int, int], ...]
 """Of each bucket once it was warm: rows, ns."""
@@ -127,15 +130,20 @@ class Device:
 
     def state(self, lane: Lane) -> DeviceState:
         """The device as this model's planner sees it; event loop only."""
+        now_ns = self._clock.now_ns()
+        free_ns = self._free_ns(lane, now_ns) if self._submitted else 0
+        foreseen = lane.expected_ns > 0 and len(self._lanes) == 1
+        idle_ns = free_ns - AHEAD_NS if foreseen else None
+        idle = self._submitted == 0 or lane is self._turn or (idle_ns is not None and idle_ns <= now_ns)
         return DeviceState(
-            idle=self._submitted == 0 or lane is self._turn,
+            idle=idle,
             free_slots=len(lane.free),
-            free_ns=self._free_ns(lane) if self._submitted else 0,
+            free_ns=free_ns,
             load=sum(other.load for other in self._lanes if other is not lane) if len(self._lanes) > 1 else 0.0,
+            idle_ns=None if idle else idle_ns,
         )
 
-    def _free_ns(self, lane: Lane) -> int:
-        now_ns = self._clock.now_ns()
+    def _free_ns(self, lane: Lane, now_ns: int) -> int:
         left_ns = lane.expected_ns
         if self._running is not None:
             of, batch = self._running

@@ -58,13 +58,17 @@ class Ordered:
     """
 
     def __init__(self) -> None:
-        self._matrix: IntArray = np.empty((6, 0), np.int64)
+        self._sorted: IntArray = np.empty((6, 0), np.int64)
+        self._came: list[IntArray] = []  # since then: what arrives while the device is busy is sorted once
+        self._count = 0
+        self._earliest_ns = NEVER_NS  # deadline
+        self.request_rows_max = 0  # rows of the largest request, at most
         self._sources: dict[int, Admitted] = {}  # by arrival; requests of each are somewhere in the matrix
         self._left: dict[int, int] = {}  # how many
         self._arrivals = 0
 
     def __len__(self) -> int:
-        return int(self._matrix.shape[1])
+        return self._count
 
     @property
     def oldest_ns(self) -> int:
@@ -74,8 +78,7 @@ class Ordered:
     @property
     def next_deadline_ns(self) -> int | None:
         """The earliest deadline."""
-        earliest_ns = int(self._matrix[_DEADLINE].min(initial=NEVER_NS))
-        return None if earliest_ns == NEVER_NS else earliest_ns
+        return None if self._earliest_ns == NEVER_NS else self._earliest_ns
 
     @property
     def order_ns(self) -> int:
@@ -92,17 +95,33 @@ class Ordered:
         places = (self._arrivals << _BITS) + np.arange(lo, hi)
         rows = np.diff(admitted.row_start[lo : hi + 1])
         columns = (asked.order_ns[part], asked.due_ns[part], asked.deadline_ns[part], asked.keys[part], places, rows)
-        came = np.stack(columns)
+        self._came.append(np.stack(columns))
+        self._count += hi - lo
+        self._earliest_ns = min(self._earliest_ns, int(self._came[-1][_DEADLINE].min()))
+        self.request_rows_max = max(self.request_rows_max, int(rows.max()))
         self._sources[self._arrivals] = admitted
         self._left[self._arrivals] = hi - lo
         self._arrivals += 1
-        order = came[_ORDER]
-        behind = not len(self) or self._matrix[_ORDER, -1] <= order[0]
-        self._matrix = np.concatenate([self._matrix, came], axis=1)
-        if not (behind and (order[1:] >= order[:-1]).all()):
-            _inherit(self._matrix)
-            # Last key first: by order, and as they came where that is the same.
-            self._matrix = self._matrix[:, np.lexsort((self._matrix[_PLACE], self._matrix[_ORDER]))]
+
+    @property
+    def _matrix(self) -> IntArray:
+        """A column for each request, most urgent first."""
+        if self._came:
+            matrix = np.concatenate([self._sorted, *self._came], axis=1)
+            order = matrix[_ORDER, max(0, self._sorted.shape[1] - 1) :]
+            if not (order[1:] >= order[:-1]).all():
+                _inherit(matrix)
+                # Last key first: by order, and as they came where that is the same.
+                matrix = matrix[:, np.lexsort((matrix[_PLACE], matrix[_ORDER]))]
+            self._sorted = matrix
+            self._came.clear()
+        return self._sorted
+
+    @_matrix.setter
+    def _matrix(self, left: IntArray) -> None:
+        self._sorted, self._count = left, left.shape[1]
+        self._earliest_ns = int(left[_DEADLINE].min(initial=NEVER_NS))
+        self.request_rows_max = int(left[_ROWS].max(initial=0))
 
     def rows_of_first(self) -> int:
         return int(self._matrix[_ROWS, 0])

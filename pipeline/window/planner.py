@@ -55,6 +55,11 @@ class WaitingView(Protocol):
         ...
 
     @property
+    def request_rows_max(self) -> int:
+        """Rows of the largest request that has a deadline, at most."""
+        ...
+
+    @property
     def columns(self) -> Columns | None:
         """What waits, most urgent first; None where nothing but the arrival orders it, or one in pieces comes first."""
         ...

@@ -75,6 +75,8 @@ class Scheduler:
         return decision
 
     def _obey(self, plan: Plan, state: DeviceState, now_ns: int) -> Decision:
+        if plan.expire_ns is None and not plan.run_rows:
+            return Decision(plan)
         due_ns = self.waiting.due_ns
         if plan.expire_ns is not None:
             if self._learning is not None:
@@ -87,10 +89,8 @@ class Scheduler:
                     break
             else:
                 return Decision(plan, late=self.waiting.expire(*late))
-        elif plan.run_rows:
-            batch = self.waiting.take(plan.run_rows, now_ns)
         else:
-            return Decision(plan)
+            batch = self.waiting.take(plan.run_rows, now_ns)
         batch.due_ns, batch.rung = due_ns, plan.rung
         if self._ladder is not None:
             self._ladder.left(plan.rung, now_ns)
@@ -119,6 +119,6 @@ class Scheduler:
         learning = self._learning if self._ladder is None else self._ladder.current
         return 0.0 if learning is None else learning.load(now_ns)
 
-    def gather_ns(self, now_ns: int) -> int:
+    def gather_ns(self, now_ns: int) -> tuple[int, int]:
         """How long requests may gather before they are added (`DeadlineFirst.gather_ns`); 0 where they should not."""
-        return self._rungs[0].gather_ns(now_ns) if len(self._rungs) == 1 else 0
+        return self._rungs[0].gather_ns(now_ns) if len(self._rungs) == 1 else (0, 0)

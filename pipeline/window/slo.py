@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,8 +13,9 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 
 __all__ = ["DeadlineFirst"]
 
-DEFER_LOAD, FULL_LOAD = 0.5, 0.8  # below half load a batch is put off (Symphony), less and less up to the second
+DEFER_LOAD, FULL_LOAD = 0.5, 0.65  # below half load a batch is put off (Symphony), less and less up to the second
 GATHER = 0.2  # of the SLO: while batches are put off, requests gather so long in the client
+GATHER_LEAST = 0.05  # with more load, and longer only while the device is busy
 GATHER_MAX_NS = 20_000_000  # the poll thread also rebalances, commits and stops: it is not to sleep for long
 TIMER_NS = 1_000_000  # a timer of the event loop rings up to so much later
 
@@ -27,14 +28,15 @@ class DeadlineFirst:
       Where not all that waits can make it, those are expired too that would keep the next batch small: a device that
       serves the nearly late in batches of one serves hardly anyone. While nothing was answered of late to tell how long
       that takes, only what is past its deadline is expired.
-    - *Size*: the largest batch that nine times in ten ends before the earliest deadline in it; where not even the first
-      request fits so, before it on average. With room for what happens once in a hundred batches, a machine's stalls,
-      batches would be small for good, and serve fewer than if each stall made some late.
-    - *When*: a busy device is given only full batches. An idle one is given what there is at once, except where the
-      model has an SLO and there is time: at less than half of what can be served it waits until one more row would make
-      the most urgent late even if the machine stalls (Symphony): d - l(b + 1) - tail - stall, and a spare share of the
-      SLO that grows whenever somebody was too late. With more load it waits for a smaller part of that time, from
-      `FULL_LOAD` on not at all: were there one bound, noise would drive a load near it from one side to the other.
+    - *Size*: the largest batch that nine times in ten ends before the earliest deadline in it; where not all that waits
+      would be in time so, before it on average. With room for what happens once in a hundred batches, a machine's
+      stalls, batches would be small for good, and serve fewer than if each stall made some late.
+    - *When*: a busy device is given only full batches. An idle one, or one that is about to be, is given what there is
+      at once, except where the model has an SLO and there is time: at less than half of what can be served it waits
+      until one more row would make the most urgent late even if the machine stalls (Symphony): d - l(b + 1) - tail -
+      stall, and a spare share of the SLO that grows whenever somebody was too late. With more load it waits for a
+      smaller part of that time, from `FULL_LOAD` on not at all: were there one bound, noise would drive a load near it
+      from one side to the other.
 
     Load is the rows that arrive, of all models on the device, over what can be served within the SLO (`Cost.capacity`).
     """
@@ -50,71 +52,79 @@ class DeadlineFirst:
             return 0.0
         return self.rate.per_ns(now_ns) / self.cost.capacity(self.slo_ns)
 
-    def gather_ns(self, now_ns: int) -> int:
-        """How long requests may gather before they are here, since batches are put off all the same; 0: not at all."""
+    def gather_ns(self, now_ns: int) -> tuple[int, int]:
+        """How long requests may gather before they are here, and how long while the device is busy; 0: not at all.
+
+        As long while batches are put off all the same. With more load there is a batch ahead of them as a rule.
+        """
         sure = self.cost.is_sure and self.cost.is_fresh(now_ns)
-        if self.slo_ns is None or not sure or self.load(now_ns) >= FULL_LOAD:
-            return 0
-        return min(round(GATHER * self.slo_ns), GATHER_MAX_NS)
+        if self.slo_ns is None or not sure:
+            return 0, 0
+        put_off = self.load(now_ns) < FULL_LOAD
+        longest_ns = min(round(GATHER * self.slo_ns), GATHER_MAX_NS)
+        return longest_ns if put_off else min(round(GATHER_LEAST * self.slo_ns), longest_ns), longest_ns
 
     def plan(self, waiting: WaitingView, device: DeviceState, now_ns: int) -> Plan:
-        columns, cost = waiting.columns, self.cost
-        if columns is None or not cost.known:
+        cost, next_ns = self.cost, waiting.next_deadline_ns
+        if next_ns is None or not cost.known:
             return self.plain.plan(waiting, device, now_ns)
-        free_ns = max(now_ns, device.free_ns)
+        late_ns, least_ns, row_ns = now_ns, 0.0, 0.0
         if cost.is_fresh(now_ns):
-            least_ns, row_ns, late_ns = cost.least_ns + cost.tail_ns, cost.row_ns, free_ns
-        else:
-            least_ns, row_ns, late_ns = 0.0, 0.0, now_ns
-        late_ns += int(least_ns)
-        next_ns = waiting.next_deadline_ns
-        wake_ns = None if next_ns is None else max(now_ns + 1, int(next_ns - least_ns))
+            least_ns, row_ns = cost.least_ns + cost.tail_ns, cost.row_ns
+            late_ns = max(now_ns, device.free_ns) + int(least_ns)
+        wake_ns = max(now_ns + 1, int(next_ns - least_ns))
+        if device.idle_ns is not None and device.free_slots:
+            wake_ns = min(wake_ns, device.idle_ns)
         room = device.free_slots > 0 and (device.idle or waiting.rows >= self.plain.rows_max)
-        some_late = next_ns is not None and next_ns - waiting.rows * row_ns <= late_ns
-        if (room or some_late) and hopeless(columns, late_ns, row_ns).any():
+        if not room and next_ns - waiting.request_rows_max * row_ns > late_ns:
+            return Plan(wake_at_ns=wake_ns)  # most arrivals end here, before what waits is sorted
+        columns = waiting.columns
+        if columns is None:
+            return self.plain.plan(waiting, device, now_ns)
+        if hopeless(columns, late_ns, row_ns).any():
             return Plan(expire_ns=late_ns, expire_row_ns=row_ns, reason=Reason.LATE)
-        if not room:  # most arrivals end here
-            return Plan(wake_at_ns=wake_ns)
+        plan = self._next(waiting, columns, device, now_ns) if room else Plan()
+        return plan if plan.run_rows or plan.expire_ns or plan.wake_at_ns else replace(plan, wake_at_ns=wake_ns)
+
+    def _next(self, waiting: WaitingView, columns: Columns, device: DeviceState, now_ns: int) -> Plan:
+        """The next batch, who has to go for it, or until when to wait for more."""
         ahead = np.cumsum(columns.rows)
         fit = int(np.searchsorted(ahead, self.plain.rows_max, side="right"))  # requests that a batch has room for
         if not fit:  # the first is larger than a batch: it goes in pieces
             return self.plain.plan(waiting, device, now_ns)
-        count, margin_ns = self._allowed(columns.deadline_ns[:fit], ahead[:fit], free_ns, now_ns)
-        rows = int(ahead[count - 1])
+        count, margin_ns, in_time = self._allowed(columns, ahead[:fit], device, now_ns)
+        rows, free_ns = int(ahead[count - 1]), max(now_ns, device.free_ns)
         load = self.load(now_ns) + device.load
         due_ns = int(columns.due_ns[:count].min())
-        basis = Basis(waiting.rows, due_ns, free_ns, round(cost.run_ns(rows)), round(margin_ns), round(load, 3))
+        basis = Basis(waiting.rows, due_ns, free_ns, round(self.cost.run_ns(rows)), round(margin_ns), round(load, 3))
         full = count == fit and waiting.rows >= self.plain.rows_max
         if full or not device.idle:
-            leaves = Plan(run_rows=rows, reason=Reason.FULL, basis=basis)
-            return leaves if full else Plan(wake_at_ns=wake_ns, basis=basis)
-        return self._part(waiting, columns, rows, basis, now_ns, whole=count == fit)
+            return Plan(run_rows=rows, reason=Reason.FULL, basis=basis) if full else Plan(basis=basis)
+        if count < fit:  # deadlines keep it small
+            fresh = not in_time and self.cost.is_fresh(now_ns)
+            if fresh and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
+                return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
+            return Plan(run_rows=rows, reason=Reason.DEADLINE, basis=basis)
+        start_ns = self._start_ns(waiting, rows, basis)  # all that waits is in it
+        if start_ns is not None and start_ns > now_ns:
+            return Plan(wake_at_ns=start_ns, reason=Reason.GATHERING, basis=basis)
+        return Plan(run_rows=rows, reason=Reason.IDLE if start_ns is None else Reason.DEADLINE, basis=basis)
 
-    def _part(
-        self, waiting: WaitingView, columns: Columns, rows: int, basis: Basis, now_ns: int, *, whole: bool
-    ) -> Plan:
-        """The device is idle and a batch would not be full: all that waits is in it, or deadlines keep it small."""
-        if whole:
-            start_ns = self._start_ns(waiting, rows, basis)
-            if start_ns is None:
-                return Plan(run_rows=rows, reason=Reason.IDLE, basis=basis)
-            if start_ns > now_ns:
-                return Plan(wake_at_ns=start_ns, reason=Reason.GATHERING, basis=basis)
-        elif self.cost.is_fresh(now_ns) and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
-            return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
-        return Plan(run_rows=rows, reason=Reason.DEADLINE, basis=basis)
+    def _allowed(self, columns: Columns, ahead: IntArray, device: DeviceState, now_ns: int) -> tuple[int, float, bool]:
+        """How many of the first requests may share a batch, at least one; the margin kept; whether all make it then.
 
-    def _allowed(self, deadline_ns: IntArray, ahead: IntArray, free_ns: int, now_ns: int) -> tuple[int, float]:
-        """How many of the first requests may share a batch, at least one, and the margin that was kept."""
-        cost = self.cost
-        left_ns = (np.minimum.accumulate(deadline_ns) - free_ns).astype(float)
+        Without room for noise only where all that waits would not be in time with it: then noise costs less.
+        """
+        cost, free_ns = self.cost, max(now_ns, device.free_ns)
+        left_ns = (np.minimum.accumulate(columns.deadline_ns[: ahead.size]) - free_ns).astype(float)
         for margin_ns in (cost.tail_ns + cost.slack_ns, cost.tail_ns if cost.is_fresh(now_ns) else 0.0):
             count = int(np.count_nonzero(ahead <= cost.rows_within(left_ns - margin_ns)))
-            if count:
+            in_time = count == ahead.size or (device.idle and self._serves_all(columns, free_ns + margin_ns))
+            if in_time:
                 break
         if not cost.affine:
             count = min(count, int(np.searchsorted(ahead, cost.rows_limit, side="right")))
-        return max(1, count), margin_ns
+        return max(1, count), margin_ns, in_time
 
     def _start_ns(self, waiting: WaitingView, rows: int, basis: Basis) -> int | None:
         """Until when the device may stay idle for more to come; None where it should not."""
@@ -129,28 +139,28 @@ class DeadlineFirst:
         return min(start_ns, oldest_ns + gather_ns) if gather_ns and oldest_ns is not None else start_ns
 
     def _sacrifice(self, columns: Columns, rows: int, basis: Basis) -> int | None:
-        """By which deadline requests have to go to make the next batch as large as can be; None where all can make it.
+        """By which deadline requests have to go to make the next batch as large as can be; None where it is.
 
         A batch that is larger ends later: what is due before its end cannot make it in that batch, nor in a later one.
         """
         cost, start_ns = self.cost, float(basis.free_ns + basis.margin_ns)
-        first = np.argsort(columns.deadline_ns, kind="stable")
-        deadline_ns, each = columns.deadline_ns[first], columns.rows[first]
-        if not cost.affine or self._serves_all(deadline_ns, each, start_ns):
-            return None
+        deadline_ns, each = _by_deadline(columns)
         behind = np.cumsum(each[::-1])[::-1]
         size = int(np.minimum(cost.rows_within(deadline_ns.astype(float) - start_ns), behind).max())
+        size = size if cost.affine else min(size, cost.rows_limit)
         while size > rows:  # until whole requests of those that stay are just that many rows
             end_ns = int(start_ns + cost.run_ns(size))
             ahead = np.cumsum(columns.rows[columns.deadline_ns >= end_ns])
             whole = int(ahead[at - 1]) if (at := int(np.searchsorted(ahead, size, side="right"))) else 0
             if whole == size:
-                return end_ns - 1 if deadline_ns[0] < end_ns else None
+                pays = deadline_ns[0] < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
+                return end_ns - 1 if pays else None
             size = whole
         return None
 
-    def _serves_all(self, deadline_ns: IntArray, each: IntArray, at_ns: float) -> bool:
+    def _serves_all(self, columns: Columns, at_ns: float) -> bool:
         """Whether batch after batch, each as large as its earliest deadline allows, nobody is late."""
+        deadline_ns, each = _by_deadline(columns)
         ahead, done = np.cumsum(each), 0
         while done < ahead.size:
             room = int(self.cost.rows_within(np.array([float(deadline_ns[done]) - at_ns]))[0])
@@ -161,3 +171,9 @@ class DeadlineFirst:
             at_ns += self.cost.run_ns(int(ahead[after - 1]) - before)
             done = after
         return True
+
+
+def _by_deadline(columns: Columns) -> tuple[IntArray, IntArray]:
+    """Deadlines and rows, the earliest first."""
+    first = np.argsort(columns.deadline_ns, kind="stable")
+    return columns.deadline_ns[first], columns.rows[first]

@@ -58,6 +58,10 @@ class Waiting:
         return None if self._ordered is None else self._ordered.next_deadline_ns
 
     @property
+    def request_rows_max(self) -> int:
+        return 0 if self._ordered is None else self._ordered.request_rows_max
+
+    @property
     def columns(self) -> Columns | None:
         return None if self._stretches or self._ordered is None else self._ordered.columns
 

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 HASTE = 0.5  # of the SLO: while clients ask for less, none is to gather
 HASTY_NS = 5_000_000_000  # for so long
+SOON_S = 0.002  # at most so often a busy device's next batch is planned because requests came
+BEFORE_NS = 5_000_000  # the device is free, the next batch is decided: what gathers has to be here by then
 RECENT = 0.2  # the weight of the last batch, and of the last chunk, in what a request takes of the device
 
 
@@ -69,7 +71,7 @@ class Window:
         self._request_rows = 1.0  # of late, as the next
         self._row_ns = lane.row_ns
         self._hasty_ns = -HASTY_NS  # when somebody last asked for an answer soon
-        self.gather_s = 0.0  # how long requests may gather before they are offered; any thread may look
+        self._gathers = 0, 0, 0  # ns that requests may gather, at least and at most, and until when the device is busy
         lane.changed = self._pump
         lane.retry = self._retry
         lane.ran = self._ran
@@ -85,7 +87,7 @@ class Window:
             self._schedulers[each.length].add(each, asked, now_ns)
             if self._slo_ms is not None and are_hasty(each, HASTE * self._slo_ms):
                 self._hasty_ns = now_ns
-        if self.gather_s:  # a batch is put off: what is polled together is planned together
+        if self._gathers[0]:
             self._pump_soon()
         else:
             self._pump()
@@ -154,10 +156,21 @@ class Window:
         slo_ns = None if self._slo_ms is None else self._slo_ms * 1e6
         return Demand(self._row_ns * self._request_rows, manifest.rows_max, manifest.priority, slo_ns)
 
+    @property
+    def gather_s(self) -> float:
+        """How long requests may gather before they are offered, since none would run sooner. Any thread."""
+        least_ns, most_ns, free_ns = self._gathers
+        return min(max(least_ns, free_ns - BEFORE_NS - self._clock.now_ns()), most_ns) / 1e9
+
     def _pump_soon(self) -> None:
+        """What is polled together is planned together; on a busy device what comes a little later, too."""
         if not self._pumping:
             self._pumping = True
-            asyncio.get_running_loop().call_soon(self._pump)
+            loop = asyncio.get_running_loop()
+            if self._device.state(self._lane).idle:
+                loop.call_soon(self._pump)
+            else:
+                loop.call_later(SOON_S, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
@@ -174,7 +187,10 @@ class Window:
                 break
         self._lane.load = sum(scheduler.load(now_ns) for scheduler in self._schedulers.values())
         hasty = now_ns - self._hasty_ns < HASTY_NS
-        self.gather_s = 0.0 if hasty else min(each.gather_ns(now_ns) for each in self._schedulers.values()) / 1e9
+        self._gathers = 0, 0, 0
+        if not hasty:
+            least = min(each.gather_ns(now_ns) for each in self._schedulers.values())
+            self._gathers = *least, self._device.state(self._lane).free_ns
         if self.rows < self._rows_max:
             self._room.set()
         if self._successor is not None and not self.rows:

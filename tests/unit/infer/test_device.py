@@ -294,6 +294,46 @@ def test_when_the_device_is_free_is_what_is_expected_of_what_runs_and_of_ones_ow
     run(scenario)
 
 
+def test_alone_a_model_is_told_when_the_device_is_about_to_be_free() -> None:
+    async def scenario(bench: Bench) -> None:
+        holds, run_ = threading.Event(), bench.backends[0].run
+
+        def hold(slot: Slot, rows: int) -> None:
+            holds.wait()
+            run_(slot, rows)
+
+        bench.backends[0].run = hold  # type: ignore[method-assign]
+        lane, other = bench.lanes
+        hour_ns = 3_600_000_000_000
+        running = bench.submit(0, expected_ns=hour_ns)
+        while bench.device._running is None:
+            await asyncio.sleep(0.001)
+        assert bench.device.state(lane).idle_ns is None, "another's batch may be due before"
+        bench.device.remove(other)
+        state = bench.device.state(lane)
+        assert not state.idle and state.idle_ns is not None and 0 < state.free_ns - state.idle_ns < hour_ns
+        running.started_ns -= hour_ns
+        state = bench.device.state(lane)
+        assert state.idle and state.idle_ns is None
+        bench.submit(1, expected_ns=hour_ns)
+        assert not bench.device.state(lane).idle, "one is ahead"
+        holds.set()
+        await bench.until_done(2)
+
+    run(scenario)
+
+
+def test_a_batch_of_which_nothing_is_expected_does_not_end_in_a_moment() -> None:
+    async def scenario(bench: Bench) -> None:
+        bench.device.remove(bench.lanes[1])
+        bench.submit(0)
+        state = bench.device.state(bench.lanes[0])
+        assert not state.idle and state.idle_ns is None
+        await bench.until_done(1)
+
+    run(scenario)
+
+
 def test_what_was_submitted_runs_before_the_end() -> None:
     benches: list[Bench] = []
 

@@ -24,6 +24,7 @@ class View:
     rows: int = 0
     oldest_ns: int | None = None
     next_deadline_ns: int | None = None
+    request_rows_max: int = 1
     columns: Columns | None = None
 
 

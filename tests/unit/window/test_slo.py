@@ -130,6 +130,31 @@ def test_a_batch_is_put_off_with_room_for_a_stall_and_sized_with_room_for_what_i
     assert said(scheduler.next(IDLE, 0)) == (Reason.FULL, 8, 0)
 
 
+@pytest.mark.parametrize(
+    ("due_ms", "answer"),
+    [
+        pytest.param([16] * 2 + [60] * 5, (Reason.DEADLINE, 2, 0), id="all make it in two batches, noise or not"),
+        pytest.param([16] * 8, (Reason.FULL, 8, 0), id="else better one in which noise would make some late"),
+        pytest.param([9] * 8 + [11] * 8, (Reason.OVERLOAD, 0, 8), id="than expire whom noise only might"),
+    ],
+)
+def test_room_for_noise_is_kept_while_all_make_it_so(due_ms: list[float], answer: tuple[Reason, int, int]) -> None:
+    scheduler = scheduler_of()
+    for number in range(1, 320):
+        scheduler.acked(1, line(1), (12 if number % 5 == 0 else 0) * MS, 0, late=False)
+    add(scheduler, *due_ms)
+    assert said(scheduler.next(IDLE, 0)) == answer
+
+
+def test_a_device_that_will_be_free_in_a_moment_is_planned_then() -> None:
+    scheduler = scheduler_of()
+    add(scheduler, 50)
+    assert scheduler.next(BUSY, 0).plan.wake_at_ns == 50 * MS - line(0), "when it would be too late"
+    assert scheduler.next(replace(BUSY, idle_ns=7 * MS), 0).plan.wake_at_ns == 7 * MS
+    assert scheduler.next(replace(BUSY, idle_ns=7 * MS, free_slots=0), 0).plan.wake_at_ns == 50 * MS - line(0)
+    assert said(scheduler.next(replace(BUSY, idle=True), 7 * MS)) == (Reason.IDLE, 1, 0)
+
+
 def test_nothing_is_put_off_while_all_is_asked_for() -> None:
     scheduler = scheduler_of(slo_ms=20)
     busily(scheduler)
@@ -139,10 +164,11 @@ def test_nothing_is_put_off_while_all_is_asked_for() -> None:
 
 def test_the_more_load_the_shorter_a_batch_is_put_off() -> None:
     wakes = []
-    for load in (0.0, 0.49, 0.65, 0.79, 0.81):
+    for load in (0.0, 0.49, 0.575, 0.64, 0.66):
         scheduler = scheduler_of(slo_ms=20)
         add(scheduler, 20)
-        wakes.append(scheduler.next(replace(IDLE, load=load), 0).plan.wake_at_ns or 0)
+        others = replace(IDLE, load=load - scheduler.load(0))
+        wakes.append(scheduler.next(others, 0).plan.wake_at_ns or 0)
     assert wakes[0] == wakes[1] > wakes[2] > wakes[3] > wakes[4] == 0
     assert wakes[2] == pytest.approx(wakes[0] / 2, rel=0.02)
 
@@ -165,7 +191,7 @@ def test_nothing_is_put_off_before_it_is_known_how_the_machine_stalls() -> None:
     for _ in range(99):
         scheduler.acked(1, line(1), 0, 0, late=False)
     add(scheduler, 20)
-    assert scheduler.gather_ns(0) == 0
+    assert scheduler.gather_ns(0) == (0, 0)
     assert said(scheduler.next(IDLE, 0)) == (Reason.IDLE, 1, 0)
 
 
@@ -177,12 +203,12 @@ def test_nor_while_other_models_load_the_device() -> None:
 
 def test_while_batches_are_put_off_requests_gather_before_they_are_added() -> None:
     scheduler = scheduler_of(slo_ms=20)
-    assert scheduler.gather_ns(0) == 4 * MS
-    assert scheduler.gather_ns(60_000 * MS) == 0, "nothing was answered of late: who knows how long that takes"
+    assert scheduler.gather_ns(0) == (4 * MS, 4 * MS)
+    assert scheduler.gather_ns(60_000 * MS) == (0, 0), "nothing was answered of late: who knows how long that takes"
     busily(scheduler)
-    assert scheduler.gather_ns(0) == 0
-    assert scheduler_of().gather_ns(0) == 0, "without an SLO nothing is put off"
-    assert scheduler_of(slo_ms=60_000).gather_ns(0) == 20 * MS, "the poll thread has more to do"
+    assert scheduler.gather_ns(0) == (MS, 4 * MS), "for long only behind a batch that runs"
+    assert scheduler_of().gather_ns(0) == (0, 0), "without an SLO nothing is put off"
+    assert scheduler_of(slo_ms=60_000).gather_ns(0) == (20 * MS, 20 * MS), "the poll thread has more to do"
 
 
 def test_the_manifests_gathering_is_the_longest_that_a_batch_is_put_off() -> None:
@@ -216,6 +242,29 @@ def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
     for _ in range(3):
         scheduler.acked(3, MS, 40 * MS, 0, late=True)
     assert said(scheduler.next(IDLE, 0))[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("first_ms", "tries", "answer"),
+    [
+        pytest.param(1, 20, (Reason.DEADLINE, 1, 0), id="eight in eight times the time are not worth the one"),
+        pytest.param(2, 20, (Reason.OVERLOAD, 0, 1), id="eight in four times the time are"),
+        pytest.param(2, 1, (Reason.DEADLINE, 1, 0), id="but two are not, and more are not tried yet"),
+    ],
+)
+def test_also_where_a_model_is_not_affine_who_keeps_the_batch_small_goes(
+    first_ms: int, tries: int, answer: tuple[Reason, int, int]
+) -> None:
+    sizes = range(1, ROWS_MAX + 1)
+    scheduler = Scheduler(Parts("m/1", ROWS_MAX, sizes).planner(), ROWS_MAX)
+    for _ in range(20):
+        for rows in sizes:
+            scheduler.ran(rows, (first_ms if rows == 1 else 8) * MS)
+    for _ in range(tries):
+        scheduler.acked(1, first_ms * MS, 0, 0, late=False)
+    assert scheduler._learning is not None and not scheduler._learning.cost.affine
+    add(scheduler, first_ms + 0.5, *[8.5] * 40)
+    assert said(scheduler.next(IDLE, 0)) == answer
 
 
 def test_one_larger_than_a_batch_goes_in_pieces_among_others_with_deadlines() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -11,98 +10,12 @@ import pytest
 
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
-from pipeline.infer import Batch, Device, DeviceState, Lane
+from pipeline.infer import Batch
 from pipeline.intake import Demand
-from pipeline.window import Late, Parts, Remembered, Scheduler, Window, WorkConserving
-from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
-from tests.unit.intake.messages import POLLED_MS, POLLED_NS
-
-Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
-
-
-class StoppedClock:
-    """Stands at the chunks' poll until told; its two readings have different origins."""
-
-    def __init__(self) -> None:
-        self.ms = 0.0
-
-    def now_ns(self) -> int:
-        return POLLED_NS + round(self.ms * 1e6)
-
-    def unix_ms(self) -> float:
-        return POLLED_MS + self.ms
-
-
-class FakeDevice(Device):
-    """Fills slots as the real one does; batches run when the test says so."""
-
-    def __init__(self, lane: Lane) -> None:
-        super().__init__(fail=_unexpected)
-        self.lane = lane
-        self.running: list[Batch] = []
-        self.ran: list[list[int]] = []
-        self.submits = asyncio.Semaphore(0)
-
-    def state(self, lane: Lane) -> DeviceState:
-        return DeviceState(idle=not self.running, free_slots=len(lane.free))
-
-    def submit(self, lane: Lane, batch: Batch) -> None:
-        batch.fill(lane.free.pop())
-        self.running.append(batch)
-        assert batch.slot is not None
-        self.ran.append(rows_in(batch.slot, batch.rows))
-        self.submits.release()
-
-    def end(self, *, retry: bool = False) -> None:
-        """The oldest batch has run and was read, or failed."""
-        batch = self.running.pop(0)
-        assert batch.slot is not None
-        self.lane.free.append(batch.slot)
-        if retry:
-            batch.error = BackendError("failed")
-            self.lane.retry(batch)
-        else:
-            self.lane.changed()
-
-
-class Bench:
-    """A window of 16 rows before a device of two slots of 8 rows."""
-
-    def __init__(self, gather_ms: int, slo_ms: float | None = None) -> None:
-        backend, model = FakeBackend(), model_of()
-        model = replace(model, manifest=replace(model.manifest, slo_ms=slo_ms))
-        self.lane = Lane(model, backend, lambda lane, batch: None, backend.slots(2))
-        self.clock = StoppedClock()
-        self.device = FakeDevice(self.lane)
-        self.late: list[Late] = []
-        self.window = Window(
-            self.lane,
-            self.device,
-            {length: Scheduler(WorkConserving(8, gather_ms * 1_000_000), 8) for length in (None, 2, 4, 6)},
-            rows_max=16,
-            attempts_max=1,
-            expire=self.late.extend,
-            clock=self.clock,
-        )
-
-    @classmethod
-    def promised(cls) -> Bench:
-        """With an SLO of 100 ms, of which 8 rows take 10."""
-        bench = cls(0, slo_ms=100)
-        planner = Parts("m/1", 8, (8,), 0, 100_000_000, [(8, 10_000_000)]).planner()
-        bench.window._schedulers = {None: Scheduler(planner, 8)}
-        return bench
-
-
-def _unexpected(error: BaseException) -> None:
-    raise error
-
-
-def run(scenario: Scenario, gather_ms: int = 0) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(scenario(Bench(gather_ms)), 20)
-
-    asyncio.run(bounded())
+from pipeline.window import Remembered, Scheduler, Window, WorkConserving
+from tests.unit.infer.makers import admitted_of
+from tests.unit.intake.messages import POLLED_MS
+from tests.unit.window.windowed import Bench, answered, run
 
 
 def test_an_idle_device_gets_the_first_request_at_once_and_a_full_batch_next() -> None:
@@ -283,15 +196,6 @@ def test_the_halves_of_a_failed_batch_are_of_its_length() -> None:
     run(scenario)
 
 
-def answered(bench: Bench, *, run_ms: float, late_ms: float) -> None:
-    """A batch took so long on the device, a millisecond more to be acknowledged, and was so late."""
-    started_ns = bench.clock.now_ns()
-    batch = Batch([], [], 8, started_ns, started_ns=started_ns, computed_ns=started_ns + round(run_ms * 1e6))
-    acked_ns = batch.computed_ns + 1_000_000
-    batch.deadline_ns = acked_ns - round(late_ms * 1e6)
-    bench.window._answered(batch, acked_ns)
-
-
 @pytest.mark.parametrize(
     ("rung", "change", "kept"),
     [
@@ -325,45 +229,6 @@ def test_a_batch_that_began_too_late_does_not_make_the_next_ones_smaller() -> No
     assert cost.rows_limit == 8
     answered(bench, run_ms=60, late_ms=30)
     assert cost.rows_limit == 7, "it took more than half of the SLO"
-
-
-async def putting_off() -> Bench:
-    """So much was answered that a batch is put off, which a first request waits for."""
-    bench = Bench.promised()
-    for _ in range(100):
-        answered(bench, run_ms=10, late_ms=0)
-    await bench.window.offer([admitted_of([1])])
-    return bench
-
-
-def test_requests_gather_while_batches_are_put_off_and_no_client_is_in_haste() -> None:
-    async def scenario() -> None:
-        bench = await putting_off()
-        assert bench.window.gather_s == pytest.approx(0.02)
-        bench.clock.ms = 60
-        await bench.window.offer([admitted_of([1], first=1)])
-        await asyncio.sleep(0)
-        assert bench.window.gather_s == pytest.approx(0.02), "it is late, but did not ask for less"
-        await bench.window.offer([admitted_of([1], first=2, deadlines_ms=[POLLED_MS + 39])])
-        await asyncio.sleep(0)
-        assert bench.window.gather_s == 0
-        bench.clock.ms = 120
-        await bench.window.offer([admitted_of([1], first=3)])
-        assert bench.window.gather_s == 0, "somebody was a moment ago"
-
-    asyncio.run(scenario())
-
-
-def test_while_batches_are_put_off_what_is_polled_together_is_planned_together() -> None:
-    async def scenario() -> None:
-        bench = await putting_off()
-        for first in range(1, 8):
-            await bench.window.offer([admitted_of([1], first=first)])
-        assert not bench.device.ran, "a full batch waits to be planned"
-        await asyncio.sleep(0)
-        assert bench.device.ran == [list(range(8))]
-
-    asyncio.run(scenario())
 
 
 def test_what_a_request_wants_of_the_device_is_what_those_of_late_took() -> None:
