@@ -229,7 +229,7 @@ def _stretches(places: Sequence[int] | IntArray) -> Iterator[tuple[int, int, int
 def _inherit(matrix: IntArray) -> None:
     """Each request becomes as urgent as the most urgent of its key that came at the same time or later."""
     keyed = np.flatnonzero(matrix[_KEY])
-    if keyed.size < 2:
+    if len(set(matrix[_KEY, keyed].tolist())) == keyed.size:
         return
     # By key, the last first; then a running minimum that begins anew with each key, for which each key's orders are
     # moved below all those of the key before. Orders lie within hours of each other: this fits 64 bits by far.

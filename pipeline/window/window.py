@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 HASTE = 0.5  # of the SLO: while clients ask for less, none is to gather
 HASTY_NS = 5_000_000_000  # for so long
-SOON_S = 0.002  # at most so often a busy device's next batch is planned because requests came
+SOON_S = 0.001  # the chunks of a poll arrive one by one
 BEFORE_NS = 5_000_000  # the device is free, the next batch is decided: what gathers has to be here by then
 RECENT = 0.2  # the weight of the last batch, and of the last chunk, in what a request takes of the device
 
@@ -163,14 +163,15 @@ class Window:
         return min(max(least_ns, free_ns - BEFORE_NS - self._clock.now_ns()), most_ns) / 1e9
 
     def _pump_soon(self) -> None:
-        """What is polled together is planned together; on a busy device what comes a little later, too."""
-        if not self._pumping:
-            self._pumping = True
-            loop = asyncio.get_running_loop()
-            if self._device.state(self._lane).idle:
-                loop.call_soon(self._pump)
-            else:
-                loop.call_later(SOON_S, self._pump)
+        """What is polled together is planned together; a little later unless an idle device is to begin at once."""
+        if self._pumping:
+            return
+        self._pumping = True
+        loop, (least_ns, most_ns, _) = asyncio.get_running_loop(), self._gathers
+        if least_ns < most_ns and self._device.state(self._lane).idle:
+            loop.call_soon(self._pump)
+        else:
+            loop.call_later(SOON_S, self._pump)
 
     def _pump(self) -> None:
         self._pumping = False
