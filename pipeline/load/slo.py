@@ -1,9 +1,10 @@
 """What a service level objective leaves of the capacity: the highest Poisson rate at which 99% of requests are in time.
 
 For each contestant rates are tried by halving, on one running worker; a rate holds where the 99th percentile of all
-requests, the unanswered and expired ones infinitely late, is within the SLO. Beside it the model alone in a loop (the
-offline rate), also while the broker and a loop without a model carry the same load on the same machine, and the ceiling
-that a simulation has for what batches took in the worker; for the worker with an SLO also what twice its peak comes to.
+requests, the unanswered and expired ones infinitely late, is within the SLO, in one of two tries. Beside it the model
+alone in a loop (the offline rate), also while the broker and a loop without a model carry the same load on the same
+machine, and the ceiling that a simulation has for what batches took in the worker; for the worker with an SLO also what
+twice its peak comes to.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from topics.records import RAW
 __all__ = ["SloWork", "overload", "peak", "slo_peaks"]
 
 LOW, HIGH, STEPS = 0.1, 1.0, 5  # shares of the offline rate; the peak is found within 3% of it
+TRIES = 2  # of a rate: where the machine stops for 60 ms in 6 s, one in a hundred is late whoever serves
 QUIET_LOAD = 0.3  # where deferring must pay
 TAKE_SHARE = 4  # stock Faust's `take` waits up to a quarter of the SLO
 
@@ -61,8 +63,8 @@ class SloWork:
         )
 
     def holds(self, lane: Lane, seed: int) -> Callable[[float], bool]:
-        """Says of a rate whether who serves the lane answers it in time."""
-        return lambda rate: bool(self.load(lane, rate, seed)["valid"])
+        """Says of a rate whether who serves the lane answers it in time, one of `TRIES` times."""
+        return lambda rate: any(self.load(lane, rate, TRIES * seed + each)["valid"] for each in range(TRIES))
 
     def promised(self) -> Model:
         """The model whose manifest says the SLO."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from pipeline.cli.bench import app
 from pipeline.load import Rounds, slo
 from pipeline.load.slo import HIGH, LOW, STEPS, peak
+from tests.unit.infer.makers import model_of
 
 PEAKS = {"offline": 1000.0, "take": 300.0, "eager": 500.0, "sluice": 800.0, "beside": 900.0, "ceiling": 1000.0}
 
@@ -27,6 +30,21 @@ def test_the_peak_is_found_to_a_thirtieth_of_the_capacity_and_always_held(limit:
     found = peak(holds, 1000)
     assert len(tried) == STEPS
     assert found <= limit * 1000 <= found + 1000 * (HIGH - LOW) / 2**STEPS + 1e-6
+
+
+def test_a_rate_holds_where_one_of_two_tries_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the machine's stalls do not spoil: tries arrive differently."""
+    valid, seeds = iter([False, True, True, False, False, True]), list[int]()
+
+    def load(work: slo.SloWork, lane: object, rate: float, seed: int) -> dict[str, bool]:
+        seeds.append(seed)
+        return {"valid": next(valid)}
+
+    monkeypatch.setattr(slo.SloWork, "load", load)
+    lane: Any = None
+    holds = slo.SloWork(model_of(), "kafka:1", Path("nowhere")).holds(lane, 3)
+    assert [holds(100), holds(90), holds(80)] == [True, True, False]
+    assert seeds == [6, 7, 6, 6, 7]
 
 
 def test_what_holds_at_no_rate_has_the_lowest() -> None:
