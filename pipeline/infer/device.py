@@ -21,6 +21,8 @@ __all__ = ["Device", "DeviceState", "Lane"]
 
 log = logging.getLogger(__name__)
 
+AHEAD_NS = 3_000_000  # from the decision to the start of a batch: others want the processor, too
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceState:
@@ -32,8 +34,6 @@ class DeviceState:
     load: float = 0.0  # what is offered of the other models, as a share of what can be served
     idle_ns: int | None = None  # when it will be idle, where that can be foreseen and it is not
 
-
-AHEAD_NS = 3_000_000  # from the decision to the start of a batch: others want the processor, too
 
 Samples = tuple[tuple[int, int], ...]
 """Of each bucket once it was warm: rows, ns."""

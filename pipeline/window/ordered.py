@@ -60,7 +60,6 @@ class Ordered:
     def __init__(self) -> None:
         self._sorted: IntArray = np.empty((6, 0), np.int64)
         self._came: list[IntArray] = []  # since then: what arrives while the device is busy is sorted once
-        self._count = 0
         self._earliest_ns = NEVER_NS  # deadline
         self.request_rows_max = 0  # rows of the largest request, at most
         self._sources: dict[int, Admitted] = {}  # by arrival; requests of each are somewhere in the matrix
@@ -68,7 +67,7 @@ class Ordered:
         self._arrivals = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(self._left.values())
 
     @property
     def oldest_ns(self) -> int:
@@ -96,7 +95,6 @@ class Ordered:
         rows = np.diff(admitted.row_start[lo : hi + 1])
         columns = (asked.order_ns[part], asked.due_ns[part], asked.deadline_ns[part], asked.keys[part], places, rows)
         self._came.append(np.stack(columns))
-        self._count += hi - lo
         self._earliest_ns = min(self._earliest_ns, int(self._came[-1][_DEADLINE].min()))
         self.request_rows_max = max(self.request_rows_max, int(rows.max()))
         self._sources[self._arrivals] = admitted
@@ -119,7 +117,7 @@ class Ordered:
 
     @_matrix.setter
     def _matrix(self, left: IntArray) -> None:
-        self._sorted, self._count = left, left.shape[1]
+        self._sorted = left
         self._earliest_ns = int(left[_DEADLINE].min(initial=NEVER_NS))
         self.request_rows_max = int(left[_ROWS].max(initial=0))
 

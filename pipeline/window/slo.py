@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -83,11 +83,10 @@ class DeadlineFirst:
             return self.plain.plan(waiting, device, now_ns)
         if hopeless(columns, late_ns, row_ns).any():
             return Plan(expire_ns=late_ns, expire_row_ns=row_ns, reason=Reason.LATE)
-        plan = self._next(waiting, columns, device, now_ns) if room else Plan()
-        return plan if plan.run_rows or plan.expire_ns or plan.wake_at_ns else replace(plan, wake_at_ns=wake_ns)
+        return self._next(waiting, columns, device, now_ns, wake_ns) if room else Plan(wake_at_ns=wake_ns)
 
-    def _next(self, waiting: WaitingView, columns: Columns, device: DeviceState, now_ns: int) -> Plan:
-        """The next batch, who has to go for it, or until when to wait for more."""
+    def _next(self, waiting: WaitingView, columns: Columns, device: DeviceState, now_ns: int, wake_ns: int) -> Plan:
+        """The next batch, who has to go for it, or until when to wait for more: on a busy device until ``wake_ns``."""
         ahead = np.cumsum(columns.rows)
         fit = int(np.searchsorted(ahead, self.plain.rows_max, side="right"))  # requests that a batch has room for
         if not fit:  # the first is larger than a batch: it goes in pieces
@@ -99,10 +98,11 @@ class DeadlineFirst:
         basis = Basis(waiting.rows, due_ns, free_ns, round(self.cost.run_ns(rows)), round(margin_ns), round(load, 3))
         full = count == fit and waiting.rows >= self.plain.rows_max
         if full or not device.idle:
-            return Plan(run_rows=rows, reason=Reason.FULL, basis=basis) if full else Plan(basis=basis)
+            leaves = Plan(run_rows=rows, reason=Reason.FULL, basis=basis)
+            return leaves if full else Plan(wake_at_ns=wake_ns, basis=basis)
         if count < fit:  # deadlines keep it small
-            fresh = not in_time and self.cost.is_fresh(now_ns)
-            if fresh and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
+            some_late = not in_time and self.cost.is_fresh(now_ns)
+            if some_late and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
                 return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
             return Plan(run_rows=rows, reason=Reason.DEADLINE, basis=basis)
         start_ns = self._start_ns(waiting, rows, basis)  # all that waits is in it

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 HASTE = 0.5  # of the SLO: while clients ask for less, none is to gather
 HASTY_NS = 5_000_000_000  # for so long
 SOON_S = 0.001  # the chunks of a poll arrive one by one
-BEFORE_NS = 5_000_000  # the device is free, the next batch is decided: what gathers has to be here by then
+BEFORE_NS = 5_000_000  # so long before the device is free what gathers has to be here: then the next batch is decided
 RECENT = 0.2  # the weight of the last batch, and of the last chunk, in what a request takes of the device
 
 
@@ -188,10 +188,8 @@ class Window:
                 break
         self._lane.load = sum(scheduler.load(now_ns) for scheduler in self._schedulers.values())
         hasty = now_ns - self._hasty_ns < HASTY_NS
-        self._gathers = 0, 0, 0
-        if not hasty:
-            least = min(each.gather_ns(now_ns) for each in self._schedulers.values())
-            self._gathers = *least, self._device.state(self._lane).free_ns
+        least_ns, most_ns = (0, 0) if hasty else min(each.gather_ns(now_ns) for each in self._schedulers.values())
+        self._gathers = least_ns, most_ns, self._device.state(self._lane).free_ns if most_ns else 0
         if self.rows < self._rows_max:
             self._room.set()
         if self._successor is not None and not self.rows:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, Lane, Run, Slot
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
+
+HOUR_NS = 3_600_000_000_000
 
 Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
 
@@ -44,6 +47,22 @@ class Bench:
 
     def _done(self, lane: Lane, batch: Batch) -> None:
         self.done.append((lane, batch))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Batches of the first model do not end before this does."""
+        backend, ends = self.backends[0], threading.Event()
+        run_ = backend.run
+
+        def hold(slot: Slot, rows: int) -> None:
+            ends.wait()
+            run_(slot, rows)
+
+        backend.run = hold  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            ends.set()
 
     def submit(self, first: int, rows: int = 1, lane: int = 0, due_ns: int = 0, expected_ns: int = 0) -> Batch:
         batch = Batch([], [], 0, 0, due_ns=due_ns, expected_ns=expected_ns)
@@ -211,20 +230,12 @@ def test_lanes_take_turns_at_being_asked_first() -> None:
 
 def test_of_several_models_the_batch_that_is_due_first_runs_first() -> None:
     async def scenario(bench: Bench) -> None:
-        holds = threading.Event()
-        run_ = bench.backends[0].run
-
-        def hold(slot: Slot, rows: int) -> None:
-            holds.wait()
-            run_(slot, rows)
-
-        bench.backends[0].run = hold  # type: ignore[method-assign]
-        bench.submit(0)
-        while bench.device.busy_s() == 0:
-            await asyncio.sleep(0.001)
-        for first, lane, due_ns in ((1, 0, 30), (2, 1, 20), (3, 1, 10)):
-            bench.submit(first, lane=lane, due_ns=due_ns)
-        holds.set()
+        with bench.held():
+            bench.submit(0)
+            while bench.device.busy_s() == 0:
+                await asyncio.sleep(0.001)
+            for first, lane, due_ns in ((1, 0, 30), (2, 1, 20), (3, 1, 10)):
+                bench.submit(first, lane=lane, due_ns=due_ns)
         await bench.until_done(4)
         assert [lane.model.name for lane, _ in bench.done] == ["a", "b", "b", "a"]
         assert bench.backends[1].ran == [[2], [3]], "those of one model in the order they came"
@@ -271,23 +282,15 @@ def test_who_waits_longest_is_asked_first_and_need_not_wait_for_a_full_batch() -
 
 def test_when_the_device_is_free_is_what_is_expected_of_what_runs_and_of_ones_own() -> None:
     async def scenario(bench: Bench) -> None:
-        holds, run_ = threading.Event(), bench.backends[0].run
-
-        def hold(slot: Slot, rows: int) -> None:
-            holds.wait()
-            run_(slot, rows)
-
-        bench.backends[0].run = hold  # type: ignore[method-assign]
         assert bench.device.state(bench.lanes[0]).free_ns == 0
-        hour_ns = 3_600_000_000_000
-        running = bench.submit(0, expected_ns=hour_ns)
-        while bench.device._running is None:
-            await asyncio.sleep(0.001)
-        bench.submit(1, expected_ns=hour_ns)
-        own, others = (bench.device.state(lane).free_ns - running.started_ns for lane in bench.lanes)
-        assert own == 2 * hour_ns
-        assert others == hour_ns
-        holds.set()
+        with bench.held():
+            running = bench.submit(0, expected_ns=HOUR_NS)
+            while bench.device._running is None:
+                await asyncio.sleep(0.001)
+            bench.submit(1, expected_ns=HOUR_NS)
+            own, others = (bench.device.state(lane).free_ns - running.started_ns for lane in bench.lanes)
+            assert own == 2 * HOUR_NS
+            assert others == HOUR_NS
         await bench.until_done(2)
         assert bench.device.state(bench.lanes[0]).free_ns == 0
 
@@ -296,28 +299,20 @@ def test_when_the_device_is_free_is_what_is_expected_of_what_runs_and_of_ones_ow
 
 def test_alone_a_model_is_told_when_the_device_is_about_to_be_free() -> None:
     async def scenario(bench: Bench) -> None:
-        holds, run_ = threading.Event(), bench.backends[0].run
-
-        def hold(slot: Slot, rows: int) -> None:
-            holds.wait()
-            run_(slot, rows)
-
-        bench.backends[0].run = hold  # type: ignore[method-assign]
         lane, other = bench.lanes
-        hour_ns = 3_600_000_000_000
-        running = bench.submit(0, expected_ns=hour_ns)
-        while bench.device._running is None:
-            await asyncio.sleep(0.001)
-        assert bench.device.state(lane).idle_ns is None, "another's batch may be due before"
-        bench.device.remove(other)
-        state = bench.device.state(lane)
-        assert not state.idle and state.idle_ns is not None and 0 < state.free_ns - state.idle_ns < hour_ns
-        running.started_ns -= hour_ns
-        state = bench.device.state(lane)
-        assert state.idle and state.idle_ns is None
-        bench.submit(1, expected_ns=hour_ns)
-        assert not bench.device.state(lane).idle, "one is ahead"
-        holds.set()
+        with bench.held():
+            running = bench.submit(0, expected_ns=HOUR_NS)
+            while bench.device._running is None:
+                await asyncio.sleep(0.001)
+            assert bench.device.state(lane).idle_ns is None, "another's batch may be due before"
+            bench.device.remove(other)
+            state = bench.device.state(lane)
+            assert not state.idle and state.idle_ns is not None and 0 < state.free_ns - state.idle_ns < HOUR_NS
+            running.started_ns -= HOUR_NS
+            state = bench.device.state(lane)
+            assert state.idle and state.idle_ns is None
+            bench.submit(1, expected_ns=HOUR_NS)
+            assert not bench.device.state(lane).idle, "one is ahead"
         await bench.until_done(2)
 
     run(scenario)
@@ -355,19 +350,12 @@ def test_a_device_that_never_started_stops_too() -> None:
 
 def test_a_backend_that_hangs_shows_and_does_not_hold_the_stop_of_a_failed_worker() -> None:
     async def scenario(bench: Bench) -> None:
-        hangs, run_ = threading.Event(), bench.backends[0].run
-
-        def hang(slot: Slot, rows: int) -> None:
-            hangs.wait()
-            run_(slot, rows)
-
-        bench.backends[0].run = hang  # type: ignore[method-assign]
         assert bench.device.busy_s() == 0
-        bench.submit(0)
-        while not bench.device.busy_s():
-            await asyncio.sleep(0.001)
-        bench.device.stop(0.01)
-        hangs.set()
+        with bench.held():
+            bench.submit(0)
+            while not bench.device.busy_s():
+                await asyncio.sleep(0.001)
+            bench.device.stop(0.01)
         await bench.until_done(1)
         assert bench.device.busy_s() == 0
 

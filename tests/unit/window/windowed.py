@@ -13,7 +13,7 @@ from pipeline.window import Late, Parts, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import FakeBackend, model_of, rows_in
 from tests.unit.intake.messages import POLLED_MS, POLLED_NS
 
-__all__ = ["Bench", "FakeDevice", "Scenario", "StoppedClock", "answered", "run"]
+__all__ = ["Bench", "answered", "run"]
 
 Scenario = Callable[["Bench"], Coroutine[Any, Any, None]]
 
