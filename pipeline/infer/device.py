@@ -128,9 +128,8 @@ class Device:
         for lane in self._lanes if close else ():
             lane.backend.close()
 
-    def state(self, lane: Lane) -> DeviceState:
+    def state(self, lane: Lane, now_ns: int) -> DeviceState:
         """The device as this model's planner sees it; event loop only."""
-        now_ns = self._clock.now_ns()
         free_ns = self._free_ns(lane, now_ns) if self._submitted else 0
         foreseen = lane.expected_ns > 0 and len(self._lanes) == 1
         idle_ns = free_ns - AHEAD_NS if foreseen else None

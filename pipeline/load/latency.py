@@ -12,7 +12,6 @@ from pipeline.load.drive import Load, drive
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process, run_module
 from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
-from pipeline.load.throughput import LINGER_MS
 from pipeline.models import Model
 from topics.records import RAW
 
@@ -36,6 +35,7 @@ class LatencyWork:
 def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
     """``echo``, ``model`` (batch of 1, called in a loop) and ``sluice``; figures ``p50_ms``, ``p99_ms``.
 
+    The echo sends at once, so that it takes as little as the broker lets it.
     Raises `BenchError` where a request stays unanswered or its answer is not ok.
     """
 
@@ -57,7 +57,7 @@ def latency(work: LatencyWork, tell: Callable[[str], None]) -> Rounds:
 
     return interleave(
         {
-            "echo": served("echo", "pipeline.load.peers.echo", lambda lane: lane.peer_arguments(LINGER_MS)),
+            "echo": served("echo", "pipeline.load.peers.echo", lambda lane: lane.peer_arguments(linger_ms=0)),
             "model": model,
             "sluice": served("sluice", "pipeline.cli", Lane.serve_arguments),
         },

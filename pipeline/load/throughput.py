@@ -22,7 +22,6 @@ from pipeline.load.requests import random_columns
 from pipeline.load.rounds import Contestant, Figures, Rounds, interleave
 from pipeline.models import Model, read_content
 from pipeline.models.onnx import open_bare
-from pipeline.publish.producer import producer_settings
 from topics.codecs import codec_for
 from topics.records import ARROW
 
@@ -32,7 +31,6 @@ SLUICE = Peer("pipeline.cli")
 MESSAGES_MIN = 1000
 WARMUP = 0.1  # the share of answers that came out before the clock starts: start-up and first fetch are not the rate
 RELATIVE, ABSOLUTE = 1e-3, 1e-4  # runtimes sum in different orders for different batch sizes
-LINGER_MS: float = producer_settings("", extra={})["linger.ms"]  # the peers wait as long as the worker does
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ def raw_throughput(work: RawWork, tell: Callable[[str], None]) -> Rounds:
 
         def run(number: int) -> Figures:
             with open_lane(work.broker, work.folder, work.model, f"{name}-{number}", work.partitions) as lane:
-                own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(LINGER_MS), *peer.options]
+                own = lane.serve_arguments() if peer is SLUICE else [*lane.peer_arguments(), *peer.options]
                 process = Process(peer.module, own, lane.folder / "log", work.commands.get(name))
                 answers, cpu_s = answer(
                     lane, process, lane.published(), count, peer.content_type, rows=1, distinct=4096

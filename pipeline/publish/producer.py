@@ -65,9 +65,6 @@ def producer_settings(broker: str, *, extra: Mapping[str, str], transactional_id
     With a ``transactional_id`` success is not reported record by record: the transaction's commit says it for all.
     """
     tuned: dict[str, Any] = {
-        # A batch of predictions arrives at once, so little is won by waiting for more: half a millisecond
-        # lets one request's worth of records share a message set and costs a lone request that much.
-        "linger.ms": 0.5,
         # The broker knows its own limit and says so per record; the client's default would refuse sooner.
         "message.max.bytes": 100_000_000,
         "queue.buffering.max.kbytes": 1_048_576,

@@ -26,7 +26,8 @@ class DeadlineFirst:
 
     - *Early drop* (Nexus): what cannot make its deadline even alone and next is expired now, not after it has run.
       Where not all that waits can make it, those are expired too that would keep the next batch small: a device that
-      serves the nearly late in batches of one serves hardly anyone. While nothing was answered of late to tell how long
+      serves the nearly late in batches of one serves hardly anyone. With more load than can be served those go also
+      whom noise would make late, as long as others fill the batch. While nothing was answered of late to tell how long
       that takes, only what is past its deadline is expired.
     - *Size*: the largest batch that nine times in ten ends before the earliest deadline in it; where not all that waits
       would be in time so, before it on average. With room for what happens once in a hundred batches, a machine's
@@ -142,21 +143,28 @@ class DeadlineFirst:
         """By which deadline requests have to go to make the next batch as large as can be; None where it is.
 
         A batch that is larger ends later: what is due before its end cannot make it in that batch, nor in a later one.
+        With more load than can be served there is room for noise, too, if the batch is as large so.
         """
-        cost, start_ns = self.cost, float(basis.free_ns + basis.margin_ns)
-        deadline_ns, each = _by_deadline(columns)
-        behind = np.cumsum(each[::-1])[::-1]
-        size = int(np.minimum(cost.rows_within(deadline_ns.astype(float) - start_ns), behind).max())
-        size = size if cost.affine else min(size, cost.rows_limit)
+        cost, at_ns = self.cost, float(basis.free_ns + basis.margin_ns)
+        size = self._largest(columns, at_ns)
+        if basis.load >= 1.0 and size == self._largest(columns, at_ns + cost.slack_ns):
+            at_ns += cost.slack_ns
         while size > rows:  # until whole requests of those that stay are just that many rows
-            end_ns = int(start_ns + cost.run_ns(size))
+            end_ns = int(at_ns + cost.run_ns(size))
             ahead = np.cumsum(columns.rows[columns.deadline_ns >= end_ns])
             whole = int(ahead[at - 1]) if (at := int(np.searchsorted(ahead, size, side="right"))) else 0
             if whole == size:
-                pays = deadline_ns[0] < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
+                pays = columns.deadline_ns.min() < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
                 return end_ns - 1 if pays else None
             size = whole
         return None
+
+    def _largest(self, columns: Columns, at_ns: float) -> int:
+        """The most rows in one batch from ``at_ns`` on that are all in time, if others go for it."""
+        deadline_ns, each = _by_deadline(columns)
+        behind = np.cumsum(each[::-1])[::-1]
+        size = int(np.minimum(self.cost.rows_within(deadline_ns.astype(float) - at_ns), behind).max())
+        return size if self.cost.affine else min(size, self.cost.rows_limit)
 
     def _serves_all(self, columns: Columns, at_ns: float) -> bool:
         """Whether batch after batch, each as large as its earliest deadline allows, nobody is late."""

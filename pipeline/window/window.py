@@ -168,14 +168,15 @@ class Window:
             return
         self._pumping = True
         loop, (least_ns, most_ns, _) = asyncio.get_running_loop(), self._gathers
-        if least_ns < most_ns and self._device.state(self._lane).idle:
+        if least_ns < most_ns and self._device.state(self._lane, self._clock.now_ns()).idle:
             loop.call_soon(self._pump)
         else:
             loop.call_later(SOON_S, self._pump)
 
     def _pump(self) -> None:
+        """All that can be decided is, as of one moment: were it to go on, deadlines would pass from plan to plan."""
         self._pumping = False
-        now_ns = self._clock.now_ns()
+        now_ns, late = self._clock.now_ns(), list[Late]()
         while not self._held:
             if self._again:
                 if not self._lane.free:
@@ -183,21 +184,25 @@ class Window:
                 self._told(Reason.AGAIN)
                 self._device.submit(self._lane, self._again.popleft())
                 continue
-            now_ns = self._clock.now_ns()
-            if not self._send_off(now_ns):
+            if not self._send_off(now_ns, late):
                 break
+        if late:  # only now: the device comes first
+            self._expire(late)
         self._lane.load = sum(scheduler.load(now_ns) for scheduler in self._schedulers.values())
         hasty = now_ns - self._hasty_ns < HASTY_NS
         least_ns, most_ns = (0, 0) if hasty else min(each.gather_ns(now_ns) for each in self._schedulers.values())
-        self._gathers = least_ns, most_ns, self._device.state(self._lane).free_ns if most_ns else 0
+        self._gathers = least_ns, most_ns, self._device.state(self._lane, now_ns).free_ns if most_ns else 0
         if self.rows < self._rows_max:
             self._room.set()
         if self._successor is not None and not self.rows:
             self._let_go(self._successor)
 
-    def _send_off(self, now_ns: int) -> bool:
-        """Have one scheduler decide, whose requests are due first; False where none has anything to do yet."""
-        state, wakes = self._device.state(self._lane), list[int]()
+    def _send_off(self, now_ns: int, late: list[Late]) -> bool:
+        """Have one scheduler decide, whose requests are due first; False where none has anything to do yet.
+
+        ``late`` takes what is expired.
+        """
+        state, wakes = self._device.state(self._lane, now_ns), list[int]()
         turns = list(self._schedulers.items())
         if len(turns) > 1:
             turns = sorted((turn for turn in turns if turn[1].waiting.rows), key=lambda turn: turn[1].waiting.due_ns)
@@ -206,7 +211,7 @@ class Window:
         for length, scheduler in turns:
             decision = scheduler.next(state, now_ns, last=self._successor is not None)
             if decision.late:
-                self._expire(decision.late)
+                late.extend(decision.late)
                 return True
             if decision.batch is not None:
                 decision.batch.length = length
@@ -214,7 +219,7 @@ class Window:
                 return True
             if decision.plan.wake_at_ns is not None:
                 wakes.append(decision.plan.wake_at_ns)
-        self._wake_at(min(wakes, default=None), now_ns)
+        self._wake_at(min(wakes, default=None))
         return False
 
     def _submit(self, decision: Decision, batch: Batch, left: int) -> None:
@@ -241,9 +246,10 @@ class Window:
         if len(self._lane.free) == self._slots:
             self._drained.set()
 
-    def _wake_at(self, at_ns: int | None, now_ns: int) -> None:
+    def _wake_at(self, at_ns: int | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if at_ns is not None:
-            self._timer = asyncio.get_running_loop().call_later(max(0, at_ns - now_ns) / 1e9, self._pump)
+            delay_s = max(0, at_ns - self._clock.now_ns()) / 1e9
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._pump)

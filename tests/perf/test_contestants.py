@@ -13,7 +13,7 @@ from pipeline.load.contestants import PEERS, field_of
 from pipeline.load.lane import Lane, open_lane
 from pipeline.load.process import BenchError, Process
 from pipeline.load.readback import end_offsets, read_back, wait_for_answers
-from pipeline.load.throughput import LINGER_MS, checker
+from pipeline.load.throughput import checker
 from pipeline.local import EmbeddedKafka
 from pipeline.models import Model, load_repository
 from topics.records import RAW
@@ -53,7 +53,7 @@ def test_each_request_is_answered_once_with_the_right_value_and_the_same_headers
         options, ask = SLUICE[name]
         module, arguments = "pipeline.cli", lane.serve_arguments(*options)
     else:
-        module, arguments = PEERS[name].module, lane.peer_arguments(LINGER_MS)
+        module, arguments = PEERS[name].module, lane.peer_arguments()
         ask = Lane.published
     predictions = lane.model.topics.predictions
     with Process(module, arguments, lane.folder / "log", command) as process:
@@ -67,7 +67,7 @@ def test_each_request_is_answered_once_with_the_right_value_and_the_same_headers
 
 def test_the_stop_of_the_loop_commits_what_it_answered(lane: Lane) -> None:
     for _ in range(2):  # the second finds nothing left to answer
-        with Process("pipeline.load.peers.loop", lane.peer_arguments(LINGER_MS), lane.folder / "log") as process:
+        with Process("pipeline.load.peers.loop", lane.peer_arguments(), lane.folder / "log") as process:
             process.wait_ready()
             wait_for_answers(lane.published(), MESSAGES, process, warmup=0.1)
             process.stop()

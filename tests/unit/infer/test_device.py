@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.clock import SYSTEM_CLOCK
 from pipeline.core.errors import BackendError
-from pipeline.infer import Batch, Device, Lane, Run, Slot
+from pipeline.infer import Batch, Device, DeviceState, Lane, Run, Slot
 from tests.unit.infer.makers import FakeBackend, admitted_of, model_of, rows_in
 
 HOUR_NS = 3_600_000_000_000
@@ -70,9 +71,13 @@ class Bench:
         self.device.submit(self.lanes[lane], batch)
         return batch
 
+    def state(self, lane: Lane | None = None) -> DeviceState:
+        """The device as the first model's planner sees it now, or another's."""
+        return self.device.state(lane or self.lanes[0], SYSTEM_CLOCK.now_ns())
+
     async def until_done(self, count: int) -> None:
         """Returns when so many batches ran and the event loop knows."""
-        while len(self.done) < count or not self.device.state(self.lanes[0]).idle:
+        while len(self.done) < count or not self.state().idle:
             await asyncio.sleep(0.001)
 
 
@@ -119,17 +124,17 @@ def test_models_are_warmed_before_the_first_batch_and_closed_at_the_end() -> Non
 
 def test_the_state_says_what_runs_and_which_slots_are_free() -> None:
     async def scenario(bench: Bench) -> None:
-        states = [bench.device.state(bench.lanes[0])]
+        states = [bench.state()]
         batch = bench.submit(0)
-        states.append(bench.device.state(bench.lanes[0]))
-        other = bench.device.state(bench.lanes[1])
+        states.append(bench.state())
+        other = bench.state(bench.lanes[1])
         assert (other.idle, other.free_slots) == (False, 2)
         await bench.until_done(1)
-        states.append(bench.device.state(bench.lanes[0]))
+        states.append(bench.state())
         bench.device.give_back(bench.lanes[0], batch)
         while len(bench.lanes[0].free) < 2:
             await asyncio.sleep(0.001)
-        states.append(bench.device.state(bench.lanes[0]))
+        states.append(bench.state())
         assert [(state.idle, state.free_slots) for state in states] == [(True, 2), (False, 1), (True, 1), (True, 2)]
 
     run(scenario)
@@ -267,7 +272,7 @@ def test_who_waits_longest_is_asked_first_and_need_not_wait_for_a_full_batch() -
         idle: dict[str, list[bool]] = {"a": [], "b": []}
 
         def ask(lane: Lane) -> Callable[[], None]:
-            return lambda: idle[lane.model.name].append(bench.device.state(lane).idle)
+            return lambda: idle[lane.model.name].append(bench.state(lane).idle)
 
         for lane, due_ns in zip(bench.lanes, (20, 10), strict=True):
             lane.changed = ask(lane)
@@ -282,17 +287,17 @@ def test_who_waits_longest_is_asked_first_and_need_not_wait_for_a_full_batch() -
 
 def test_when_the_device_is_free_is_what_is_expected_of_what_runs_and_of_ones_own() -> None:
     async def scenario(bench: Bench) -> None:
-        assert bench.device.state(bench.lanes[0]).free_ns == 0
+        assert bench.state().free_ns == 0
         with bench.held():
             running = bench.submit(0, expected_ns=HOUR_NS)
             while bench.device._running is None:
                 await asyncio.sleep(0.001)
             bench.submit(1, expected_ns=HOUR_NS)
-            own, others = (bench.device.state(lane).free_ns - running.started_ns for lane in bench.lanes)
+            own, others = (bench.state(lane).free_ns - running.started_ns for lane in bench.lanes)
             assert own == 2 * HOUR_NS
             assert others == HOUR_NS
         await bench.until_done(2)
-        assert bench.device.state(bench.lanes[0]).free_ns == 0
+        assert bench.state().free_ns == 0
 
     run(scenario)
 
@@ -304,15 +309,15 @@ def test_alone_a_model_is_told_when_the_device_is_about_to_be_free() -> None:
             running = bench.submit(0, expected_ns=HOUR_NS)
             while bench.device._running is None:
                 await asyncio.sleep(0.001)
-            assert bench.device.state(lane).idle_ns is None, "another's batch may be due before"
+            assert bench.state(lane).idle_ns is None, "another's batch may be due before"
             bench.device.remove(other)
-            state = bench.device.state(lane)
+            state = bench.state(lane)
             assert not state.idle and state.idle_ns is not None and 0 < state.free_ns - state.idle_ns < HOUR_NS
             running.started_ns -= HOUR_NS
-            state = bench.device.state(lane)
+            state = bench.state(lane)
             assert state.idle and state.idle_ns is None
             bench.submit(1, expected_ns=HOUR_NS)
-            assert not bench.device.state(lane).idle, "one is ahead"
+            assert not bench.state(lane).idle, "one is ahead"
         await bench.until_done(2)
 
     run(scenario)
@@ -322,7 +327,7 @@ def test_a_batch_of_which_nothing_is_expected_does_not_end_in_a_moment() -> None
     async def scenario(bench: Bench) -> None:
         bench.device.remove(bench.lanes[1])
         bench.submit(0)
-        state = bench.device.state(bench.lanes[0])
+        state = bench.state()
         assert not state.idle and state.idle_ns is None
         await bench.until_done(1)
 

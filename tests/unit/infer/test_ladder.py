@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from pipeline.core.clock import SYSTEM_CLOCK
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.infer.ladder import Answer, Ladder
@@ -41,7 +42,7 @@ def test_each_batch_is_computed_by_its_rung_in_the_order_of_all() -> None:
         device.start(asyncio.get_running_loop())
         for first, rung in enumerate((FAST, FULL, DEFAULT)):
             device.submit(lane, batch_of(10 * first, 2, rung))
-        while len(done) < 3 or not device.state(lane).idle:
+        while len(done) < 3 or not device.state(lane, SYSTEM_CLOCK.now_ns()).idle:
             await asyncio.sleep(0.001)
         halves = []
         for batch in done:

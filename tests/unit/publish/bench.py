@@ -53,6 +53,7 @@ class FakeProducer:
 
     def __init__(self) -> None:
         self.sent: list[Sent] = []
+        self.flushed: list[int] = []  # how many had been produced, each time
         self.refuse: Callable[[Sent], Exception | None] = lambda sent: None
         self._reports: deque[tuple[Sent, KafkaError | None]] = deque()
         self._changed = threading.Condition()
@@ -95,6 +96,7 @@ class FakeProducer:
     def abort_transaction(self, timeout: float) -> None: ...
 
     def flush(self, timeout: float) -> int:
+        self.flushed.append(len(self.sent))
         self.poll(0)
         return 0
 

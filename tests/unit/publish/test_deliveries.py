@@ -162,7 +162,7 @@ def test_a_full_queue_is_waited_for_and_every_record_goes_out_once() -> None:
         assert [each.header("source")[-1] for each in sent] == list("01234")
         bench.producer.report(*sent)
         assert bench.drained()
-        assert bench.publisher.flights == 0
+        assert bench.publisher._settled == bench.publisher._flown == 1
 
 
 def test_acknowledgements_make_room_in_a_full_queue() -> None:
@@ -188,7 +188,7 @@ def test_what_was_handed_over_before_a_stop_is_produced() -> None:
         for batch in batches:
             bench.publish(batch)
     assert len(bench.producer.sent) == 3
-    assert bench.publisher.flights == 3 and bench.ledger.committable() == {}
+    assert bench.publisher._flown - bench.publisher._settled == 3 and bench.ledger.committable() == {}
 
 
 def test_reports_that_come_in_during_the_stop_still_count() -> None:
@@ -197,3 +197,21 @@ def test_reports_that_come_in_during_the_stop_still_count() -> None:
         bench.settle()
         bench.producer.report(*sent)
     assert bench.ledger.committable() == {KEY: 1}
+
+
+def test_what_is_produced_while_others_are_on_their_way_is_sent_once_they_have_arrived() -> None:
+    with flow() as bench:
+        first = bench.answer(request(0), request(1))
+        bench.settle()
+        assert bench.producer.flushed == [2], "nothing was on its way"
+        second, third = bench.answer(request(2)), bench.answer(request(3))
+        bench.producer.report(*first[:1])
+        bench.settle()
+        assert bench.producer.flushed == [2], "Nagle's rule: one is"
+        bench.producer.report(*first[1:])
+        bench.settle()
+        assert bench.producer.flushed == [2, 4]
+        bench.producer.report(*second, *third)
+        assert bench.drained()
+        bench.settle()
+        assert bench.producer.flushed == [2, 4], "all was sent"

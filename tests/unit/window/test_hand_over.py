@@ -25,7 +25,7 @@ class FakeDevice(Device):
         self.ran: list[tuple[str, list[int]]] = []
         self.busy = False
 
-    def state(self, lane: Lane) -> DeviceState:
+    def state(self, lane: Lane, now_ns: int) -> DeviceState:
         return DeviceState(idle=not self.running and not self.busy, free_slots=len(lane.free))
 
     def submit(self, lane: Lane, batch: Batch) -> None:

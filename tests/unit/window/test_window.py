@@ -117,6 +117,19 @@ def test_a_deadline_that_has_passed_is_never_run(deadline_ms: int) -> None:
     run(scenario)
 
 
+def test_the_device_gets_its_batch_before_the_late_are_told_and_nobody_turns_late_meanwhile() -> None:
+    async def scenario(bench: Bench) -> None:
+        told: list[tuple[list[int], list[list[int]]]] = []
+        bench.window._expire = lambda late: told.extend((requests, list(bench.device.ran)) for _, requests in late)
+        readings, now_ns = iter(range(1, 1_000)), bench.clock.now_ns
+        bench.clock.now_ns = lambda: now_ns() + next(readings) * 1_000_000  # type: ignore[method-assign]
+        await bench.window.offer([admitted_of([1] * 8, deadlines_ms=[POLLED_MS + at for at in range(1, 9)])])
+        ((late, ran),) = told
+        assert ran == bench.device.ran == [[number for number in range(8) if number not in late]]
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("deadline_ms", [NO_DEADLINE_MS, NO_DEADLINE_MS - 1, POLLED_MS * 1_000_000])
 def test_a_deadline_at_the_end_of_time_overflows_nothing(deadline_ms: int) -> None:
     async def scenario(bench: Bench) -> None:

@@ -42,7 +42,7 @@ class FakeDevice(Device):
         self.ran: list[list[int]] = []
         self.submits = asyncio.Semaphore(0)
 
-    def state(self, lane: Lane) -> DeviceState:
+    def state(self, lane: Lane, now_ns: int) -> DeviceState:
         return DeviceState(idle=not self.running, free_slots=len(lane.free), free_ns=self.free_ns)
 
     def submit(self, lane: Lane, batch: Batch) -> None:

@@ -1,0 +1,30 @@
+"""Who goes where not all that waits can be answered in time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline.window import Reason
+from tests.unit.window.test_slo import IDLE, MS, add, line, said, scheduler_of
+
+
+@pytest.mark.parametrize(
+    ("due_ms", "load", "gone"),
+    [
+        pytest.param([9] * 8 + [21] * 8 + [23] * 8, 1.0, 16, id="as many are in time then, whatever comes"),
+        pytest.param([9] * 8 + [21] * 8 + [23] * 8, 0.9, 8, id="with less load they have their turn"),
+        pytest.param([9] * 8 + [21] * 8 + [23] * 7, 1.0, 8, id="but no batch is smaller for that"),
+    ],
+)
+def test_with_more_load_than_can_be_served_those_go_whom_noise_would_make_late(
+    due_ms: list[float], load: float, gone: int
+) -> None:
+    scheduler = scheduler_of(slo_ms=20)
+    for number in range(1, 320):
+        scheduler.acked(1, line(1), (12 if number % 5 == 0 else 0) * MS, 0, late=False)
+    add(scheduler, *due_ms)
+    state = replace(IDLE, load=load - scheduler.load(0))
+    assert said(scheduler.next(state, 0)) == (Reason.OVERLOAD, 0, gone)
+    assert said(scheduler.next(state, 0)) == (Reason.FULL, 8, 0)
