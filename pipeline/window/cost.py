@@ -23,7 +23,8 @@ KNOWN = 8.0  # weight from which a bucket's mean is judged by
 KEPT = 512  # latest residuals and tails: 1% of them is 5
 AGAIN = 32  # residuals after which percentiles are taken anew
 SURE = 100  # residuals from which what happens once in a hundred is known
-TAIL_PRIOR_NS = 2_000_000  # until the first acknowledgement: twice a broker's best on loopback
+TAIL_PRIOR_NS = 2_000_000  # as long as nothing is known of acknowledgements: twice a broker's best on loopback
+TAIL_PRIORS = 16  # until so many have come they count as no more: a producer's first take 150 ms, and refused everyone
 FRESH_NS = 1_000_000_000
 BACK_OFF = 0.9  # of the rows found by trying, after a late batch; with half, lateness in a row ends in batches of one
 SPARE_MIN, SPARE_MAX = 0.1, 0.5  # of the SLO is left when a batch was put off: timers stall, too
@@ -50,7 +51,7 @@ class Cost:
         self._line: Floats = np.zeros(len(buckets))  # l of each bucket
         self._lengths: list[float] = self._line.tolist()  # the same
         self._pending: deque[tuple[int, int]] = deque(maxlen=PENDING_MAX)
-        self._tails: Floats = np.zeros(KEPT)
+        self._tails: Floats = np.full(KEPT, float(TAIL_PRIOR_NS))
         self._over: Floats = np.zeros(KEPT)  # from the start to the acknowledgement, over l
         self._acks = 0
         self._acked_ns: int | None = None
@@ -77,6 +78,7 @@ class Cost:
         """All of a batch is acknowledged; ``late`` where that was after a deadline, and a smaller one might not be."""
         if not self.is_fresh(now_ns):
             self._acks = 0  # what tails were before says nothing any more
+            self._tails[:TAIL_PRIORS] = TAIL_PRIOR_NS
         self._acked_ns = now_ns
         self._limit = max(1.0, self._limit * BACK_OFF) if late else min(self._limit + 1, self._sizes[-1])
         self.spare = max(SPARE_MIN, SPARE_LESS * self.spare)
@@ -86,7 +88,7 @@ class Cost:
         self._acks += 1
         if self._acks % AGAIN == 0 or self._acks <= AGAIN:
             known = min(self._acks, KEPT)
-            self.tail_ns = float(np.median(self._tails[:known]))
+            self.tail_ns = min(float(np.median(self._tails[:count])) for count in (known, max(known, TAIL_PRIORS)))
             slack_ns, stall_ns = np.quantile(self._over[:known], (0.9, 0.99)) - self.tail_ns
             self.slack_ns, self.stall_ns = max(0.0, float(slack_ns)), max(0.0, float(stall_ns))
 

@@ -14,6 +14,7 @@ from pipeline.window.planner import Basis, Plan, Reason, WaitingView, WorkConser
 __all__ = ["DeadlineFirst"]
 
 DEFER_LOAD, FULL_LOAD = 0.5, 0.65  # below half load a batch is put off (Symphony), less and less up to the second
+OVERLOAD = 1.25  # from here on noise is left room: the load is an estimate, and near 1 nobody need go for it
 GATHER = 0.2  # of the SLO: while batches are put off, requests gather so long in the client
 GATHER_LEAST = 0.05  # with more load, and longer only while the device is busy
 GATHER_MAX_NS = 20_000_000  # the poll thread also rebalances, commits and stops: it is not to sleep for long
@@ -26,9 +27,9 @@ class DeadlineFirst:
 
     - *Early drop* (Nexus): what cannot make its deadline even alone and next is expired now, not after it has run.
       Where not all that waits can make it, those are expired too that would keep the next batch small: a device that
-      serves the nearly late in batches of one serves hardly anyone. With more load than can be served those go also
-      whom noise would make late, as long as others fill the batch. While nothing was answered of late to tell how long
-      that takes, only what is past its deadline is expired.
+      serves the nearly late in batches of one serves hardly anyone. With far more load than can be served those go
+      also whom noise would make late, as long as others fill the batch. While nothing was answered of late to tell
+      how long that takes, only what is past its deadline is expired.
     - *Size*: the largest batch that nine times in ten ends before the earliest deadline in it; where not all that waits
       would be in time so, before it on average. With room for what happens once in a hundred batches, a machine's
       stalls, batches would be small for good, and serve fewer than if each stall made some late.
@@ -143,11 +144,11 @@ class DeadlineFirst:
         """By which deadline requests have to go to make the next batch as large as can be; None where it is.
 
         A batch that is larger ends later: what is due before its end cannot make it in that batch, nor in a later one.
-        With more load than can be served there is room for noise, too, if the batch is as large so.
+        From `OVERLOAD` on there is room for noise, too, if the batch is as large so.
         """
         cost, at_ns = self.cost, float(basis.free_ns + basis.margin_ns)
         size = self._largest(columns, at_ns)
-        if basis.load >= 1.0 and size == self._largest(columns, at_ns + cost.slack_ns):
+        if basis.load >= OVERLOAD and size == self._largest(columns, at_ns + cost.slack_ns):
             at_ns += cost.slack_ns
         while size > rows:  # until whole requests of those that stay are just that many rows
             end_ns = int(at_ns + cost.run_ns(size))

@@ -98,6 +98,19 @@ def test_the_tail_is_its_median_the_slack_what_one_in_ten_exceeds_and_a_stall_wh
     assert 20 * MS < cost.stall_ns <= 28 * MS
 
 
+def test_few_slow_answers_say_nothing_yet_few_fast_ones_do() -> None:
+    tails = []
+    for tail_ms in (150, 1):
+        cost = learnt()
+        for start_ns in (0, 10_000 * MS):  # the second is after a rest
+            for number in range(16):
+                cost.acked(8, line(8), tail_ms * MS, start_ns + number * MS, late=False)
+                tails.append(cost.tail_ns / MS)
+    slow, fast = tails[:32], tails[32:]
+    assert slow[:7] == slow[16:23] == [2] * 7 and slow[15] == slow[31] == 150
+    assert fast == [1] * 32
+
+
 def test_capacity_is_of_the_largest_batch_that_fits_twice_into_the_slo() -> None:
     cost = learnt()
     for number in range(32):
