@@ -26,7 +26,7 @@ from pipeline.infer.placement import placed
 from pipeline.intake import Chunk, ConsumerFactory, Demand, Intake, chunks, consumer_settings, intake_of, kafka_consumer
 from pipeline.models import Model
 from pipeline.observe import Observer
-from pipeline.publish import ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
+from pipeline.publish import LINGER, ProducerLike, Publisher, Transactions, kafka_producer, producer_settings
 from pipeline.swap import Swaps
 from pipeline.window import Parts, Recording, Remembered, Scheduler, Window
 
@@ -102,6 +102,7 @@ class Flow(Service):
             fail=self.fail,
             transactions=self._transactions,
             duplicates=self._duplicates,
+            lingers=LINGER in settings.kafka,
             clock=clock,
         )
 

@@ -12,6 +12,7 @@ from topics.connect import Sparse
 
 __all__ = [
     "ANY_PARTITION",
+    "LINGER",
     "NOW",
     "OnDelivery",
     "ProducerLike",
@@ -22,6 +23,8 @@ __all__ = [
 
 ANY_PARTITION, NOW = -1, 0
 """What `ProducerLike.produce` takes for "by the key" and "the time of the call"."""
+LINGER = "linger.ms"
+"""Where an operator sets it, it is kept: nothing is sent before."""
 
 log = logging.getLogger(__name__)
 log.addFilter(Sparse())

@@ -67,6 +67,7 @@ class Publisher:
         fail: Callable[[BaseException], None],
         transactions: Transactions | None = None,
         duplicates: Duplicates | None = None,
+        lingers: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.transactions = transactions
@@ -78,6 +79,7 @@ class Publisher:
         self._limits = limits
         self._fail = fail
         self._duplicates = duplicates
+        self._lingers = lingers  # as it was asked to: nothing is sent at once
         self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._waiting_since_ns: int | None = None  # in a backend's `wait`
         self._flown = self._settled = 0  # flights, so far
@@ -166,7 +168,7 @@ class Publisher:
         are on their way an idempotent producer sends no more, yet wakes for what has lingered.
         """
         self._producer.poll(0)
-        if self._sent < self._flown and self._sent <= self._settled and self._queue.empty():
+        if self._sent < self._flown and self._sent <= self._settled and self._queue.empty() and not self._lingers:
             self._sent = self._flown
             self._producer.flush(AT_ONCE_S)
 

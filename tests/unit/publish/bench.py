@@ -161,7 +161,7 @@ class FakeDevice(Device):
 class Bench:
     """Everything a publisher needs, for one model and one partition."""
 
-    def __init__(self, model: Model, limits: Limits, answer_once_s: float | None) -> None:
+    def __init__(self, model: Model, limits: Limits, answer_once_s: float | None, *, lingers: bool) -> None:
         self.model = model
         self.clock = Clock()
         self.ledger = Ledger()
@@ -184,6 +184,7 @@ class Bench:
             limits=limits,
             fail=self._fail,
             duplicates=self.duplicates,
+            lingers=lingers,
             clock=self.clock,
         )
         self._admit = Admission(
@@ -276,9 +277,11 @@ class Bench:
 
 
 @contextmanager
-def flow(*, limits: Limits | None = None, answer_once_s: float | None = None, **model: Any) -> Iterator[Bench]:
+def flow(
+    *, limits: Limits | None = None, answer_once_s: float | None = None, lingers: bool = False, **model: Any
+) -> Iterator[Bench]:
     """A bench whose publisher runs; nothing may have failed at the end but what the test took out."""
-    bench = Bench(model_of(**model), limits or Limits(), answer_once_s)
+    bench = Bench(model_of(**model), limits or Limits(), answer_once_s, lingers=lingers)
     bench.publisher.start()
     try:
         yield bench

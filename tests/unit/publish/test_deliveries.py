@@ -215,3 +215,10 @@ def test_what_is_produced_while_others_are_on_their_way_is_sent_once_they_have_a
         assert bench.drained()
         bench.settle()
         assert bench.producer.flushed == [2, 4], "all was sent"
+
+
+def test_where_an_operator_has_records_linger_none_is_sent_at_once() -> None:
+    with flow(lingers=True) as bench:
+        bench.producer.report(*bench.answer(request(0)))
+        assert bench.drained()
+        assert bench.producer.flushed == []
