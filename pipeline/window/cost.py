@@ -51,7 +51,7 @@ class Cost:
         self._line: Floats = np.zeros(len(buckets))  # l of each bucket
         self._lengths: list[float] = self._line.tolist()  # the same
         self._pending: deque[tuple[int, int]] = deque(maxlen=PENDING_MAX)
-        self._tails: Floats = np.full(KEPT, float(TAIL_PRIOR_NS))
+        self._tails: Floats = np.zeros(KEPT)
         self._over: Floats = np.zeros(KEPT)  # from the start to the acknowledgement, over l
         self._acks = 0
         self._acked_ns: int | None = None

@@ -147,22 +147,25 @@ class DeadlineFirst:
         From `OVERLOAD` on there is room for noise, too, if the batch is as large so.
         """
         cost, at_ns = self.cost, float(basis.free_ns + basis.margin_ns)
-        size = self._largest(columns, at_ns)
-        if basis.load >= OVERLOAD and size == self._largest(columns, at_ns + cost.slack_ns):
+        deadline_ns, each = _by_deadline(columns)
+        size = self._largest(deadline_ns, each, at_ns)
+        if basis.load >= OVERLOAD and size == self._largest(deadline_ns, each, at_ns + cost.slack_ns):
             at_ns += cost.slack_ns
         while size > rows:  # until whole requests of those that stay are just that many rows
             end_ns = int(at_ns + cost.run_ns(size))
             ahead = np.cumsum(columns.rows[columns.deadline_ns >= end_ns])
             whole = int(ahead[at - 1]) if (at := int(np.searchsorted(ahead, size, side="right"))) else 0
             if whole == size:
-                pays = columns.deadline_ns.min() < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
+                pays = deadline_ns[0] < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
                 return end_ns - 1 if pays else None
             size = whole
         return None
 
-    def _largest(self, columns: Columns, at_ns: float) -> int:
-        """The most rows in one batch from ``at_ns`` on that are all in time, if others go for it."""
-        deadline_ns, each = _by_deadline(columns)
+    def _largest(self, deadline_ns: IntArray, each: IntArray, at_ns: float) -> int:
+        """The most rows in one batch from ``at_ns`` on that are all in time, if others go for it.
+
+        Deadlines and rows are those of requests, the earliest first.
+        """
         behind = np.cumsum(each[::-1])[::-1]
         size = int(np.minimum(self.cost.rows_within(deadline_ns.astype(float) - at_ns), behind).max())
         return size if self.cost.affine else min(size, self.cost.rows_limit)
