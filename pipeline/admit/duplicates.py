@@ -131,7 +131,7 @@ class Duplicates:
 
 def _digest(chunk: Chunk, index: int, headers: RequestHeaders) -> bytes | None:
     """Of what makes a request the same as another; None for one without an id, or without a value."""
-    value = chunk.messages[index].value()
+    value = chunk.values()[index]
     if (request_id := headers.request_id) is None or value is None:
         return None
     name = f"{chunk.topic}\n{headers.codec.content_type}\n{len(request_id)}\n{request_id}"

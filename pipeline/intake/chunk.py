@@ -28,12 +28,14 @@ class Finish(Protocol):
 class Chunk:
     """A run of requests of one partition, in offset order: the value of a Faust event.
 
-    Columns are built from the messages when first asked for, each in one pass without per-message Python.
-    ``epoch`` numbers the assignment the chunk came with; ``polled_ns`` is monotonic, ``polled_unix_ms`` Unix.
+    Its columns are built at once, while the messages are in the processor's cache, each in one pass without
+    per-message Python; the messages are not kept. ``epoch`` numbers the assignment the chunk came with; ``polled_ns``
+    is monotonic, ``polled_unix_ms`` Unix.
     """
 
     __slots__ = (
-        "_finish", "_stamps_ms", "epoch", "messages", "offsets", "partition", "polled_ns", "polled_unix_ms", "topic"
+        "_finish", "_headers", "_keys", "_stamps_ms", "_values", "epoch", "offsets", "partition", "polled_ns",
+        "polled_unix_ms", "size_bytes", "topic"
     )  # fmt: skip
 
     def __init__(
@@ -51,47 +53,38 @@ class Chunk:
         self.topic = topic
         self.partition = partition
         self.epoch = epoch
-        self.messages = messages
         self.polled_ns = polled_ns
         self.polled_unix_ms = polled_unix_ms
+        self.size_bytes = sum(map(len, messages))  # of the values: what the in-flight limit counts
         self.offsets = cast(list[int], list(map(Message.offset, messages)))
+        self._values = list(map(Message.value, messages))
+        self._keys = list(map(Message.key, messages))
+        self._headers = headers_of(messages)
+        self._stamps_ms: TimestampMs = np.fromiter(map(_MS, map(Message.timestamp, messages)), np.int64, len(messages))
+        self._stamps_ms[self._stamps_ms <= 0] = int(polled_unix_ms)
         self._finish = finish
-        self._stamps_ms: TimestampMs | None = None
 
     def __len__(self) -> int:
-        return len(self.messages)
+        return len(self.offsets)
 
     def __repr__(self) -> str:
         return f"<Chunk {self.topic}/{self.partition} {self.offsets[0]}..{self.offsets[-1]} epoch {self.epoch}>"
 
     def values(self) -> list[bytes | None]:
         """The requests' values; None is a tombstone."""
-        return list(map(Message.value, self.messages))
+        return self._values
 
     def keys(self) -> list[bytes | None]:
         """The requests' keys."""
-        return list(map(Message.key, self.messages))
+        return self._keys
 
     def headers(self) -> list[RawHeaders]:
         """The requests' headers, `UNREADABLE` where they are."""
-        return headers_of(self.messages)
-
-    def headers_of(self, index: int) -> RawHeaders:
-        """One request's headers, `UNREADABLE` where they are."""
-        return headers_of([self.messages[index]])[0]
+        return self._headers
 
     def timestamps_ms(self) -> TimestampMs:
         """Kafka timestamps, Unix milliseconds; the time of the poll where a message has none."""
-        if self._stamps_ms is None:
-            stamps = np.fromiter(map(_MS, map(Message.timestamp, self.messages)), np.int64, len(self.messages))
-            stamps[stamps <= 0] = int(self.polled_unix_ms)
-            self._stamps_ms = stamps
         return self._stamps_ms
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the values: what the in-flight limit counts."""
-        return sum(map(len, self.messages))
 
     def finish(self, indices: Sequence[int] | slice | None = None) -> int:
         """These requests (all where None) are done for good: their offsets may be committed.

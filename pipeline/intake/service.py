@@ -107,7 +107,7 @@ class Intake(Service):
         self._factory = consumer_factory
         self._put: dict[str, Put] = {}
         self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None  # the poll thread, once it has started
         self._taking = threading.Condition()
         self._untaken = 0  # chunks handed over that no agent has taken yet
         self._commit_due_s = 0.0
@@ -121,7 +121,7 @@ class Intake(Service):
 
     def route(self, topic: str, put: Put) -> None:
         """Chunks of ``topic`` go to ``put``, on the event loop; who takes one calls `taken`. Before the start only."""
-        assert self._thread is None, "topics are routed before the intake starts"
+        assert self.thread is None, "topics are routed before the intake starts"
         assert topic not in self._put, f"{topic} has its channel already"
         self._put[topic] = put
 
@@ -144,16 +144,16 @@ class Intake(Service):
 
     async def on_started(self) -> None:
         """Poll only when the services this one depends on are up."""
-        self._thread = threading.Thread(target=self._guarded, name="sluice-poll", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._guarded, name="sluice-poll", daemon=True)
+        self.thread.start()
 
     async def on_stop(self) -> None:
         self._stopping.set()
         if self.crashed:
             self.ledger.abandon()  # who should finish what is in flight is gone too
-        if self._thread is not None:
+        if self.thread is not None:
             # The loop runs on meanwhile: the agents still have to finish what was handed over.
-            await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+            await asyncio.get_running_loop().run_in_executor(None, self.thread.join)
 
     # --- the poll thread ---------------------------------------------------------------------------------------
 
@@ -256,7 +256,9 @@ class Intake(Service):
             self.ledger.track(chunk)
             self._listener.received(topic, len(run))
             chunks.append(chunk)
-        self._request_bytes = 0.5 * self._request_bytes + 0.5 * sum(map(len, messages)) / len(messages)
+        if chunks:
+            mean_bytes = sum(chunk.size_bytes for chunk in chunks) / sum(map(len, chunks))
+            self._request_bytes = 0.5 * self._request_bytes + 0.5 * mean_bytes
         with self._taking:
             self._untaken += len(chunks)
         self._running.call_soon_threadsafe(self._arrive, chunks)

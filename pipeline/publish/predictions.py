@@ -179,7 +179,7 @@ class Predictions:
             (Header.SOURCE, run.sources[position]),
         ]
         self._extend(headers, run, position)
-        key = run.chunk.messages[run.indices[position]].key()
+        key = run.chunk.keys()[run.indices[position]]
         return Record(self._model.topics.predictions, run.values[position], key, headers)
 
     def _refuse(self, run: _Encoded, position: int, reason: str) -> None:
@@ -253,9 +253,9 @@ class _Encoded:
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
 
-    def keys(self) -> list[bytes | None]:
+    def keys(self) -> Sequence[bytes | None]:
         """The requests' keys."""
-        return list(map(Message.key, self._of(self.chunk.messages)))
+        return self._of(self.chunk.keys())
 
     def _of(self, column: Sequence[T]) -> Sequence[T]:
         span = self._span()

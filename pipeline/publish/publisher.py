@@ -84,7 +84,7 @@ class Publisher:
         self._waiting_since_ns: int | None = None  # in a backend's `wait`
         self._flown = self._settled = 0  # flights, so far
         self._sent = 0  # of them, when records were last sent at once
-        self._thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="sluice-completion", daemon=True)
 
     # --- what other threads hand over ----------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Publisher:
 
     def start(self) -> None:
         """Start the completion thread."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self, timeout_s: float) -> bool:
         """Publish what was handed over, wait for its acknowledgements for at most so long, end the thread.
@@ -114,8 +114,8 @@ class Publisher:
         False where the thread is in a call that does not return, and is left behind.
         """
         self._queue.put(None)
-        while self._thread.is_alive():
-            self._thread.join(JOIN_S)
+        while self.thread.is_alive():
+            self.thread.join(JOIN_S)
             if self.overdue():
                 log.error("the completion thread is in a call that does not return and is left behind")
                 return False
@@ -253,7 +253,7 @@ class Publisher:
                 Record(
                     model.topics.predictions,
                     notice_value(Code.DEADLINE_PASSED, reason),
-                    chunk.messages[index].key(),
+                    chunk.keys()[index],
                     notice_headers(chunk, index, model.label, Status.EXPIRED),
                 )
                 for index in indices

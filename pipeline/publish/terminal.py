@@ -71,7 +71,7 @@ def request_id_of(headers: RawHeaders, source: str) -> str:
 
 def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason: str, stage: str) -> HeaderList:
     """The request's own headers as they were, then why and where it was rejected."""
-    headers = chunk.headers_of(index)
+    headers = chunk.headers()[index]
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
     kept: HeaderList = [(name, raw) for name, raw in headers or () if name not in _OWN]
     return [
@@ -93,7 +93,7 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
     """
     headers = [
         (name, raw)
-        for name, raw in chunk.headers_of(index) or ()
+        for name, raw in chunk.headers()[index] or ()
         if name in _TOLD and raw is not None and len(raw) <= LIMITS.header_chars_max
     ]
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
@@ -114,12 +114,11 @@ def notice_value(code: Code, reason: str) -> bytes:
 
 def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadRequest) -> list[Record]:
     """The records of a rejected request: its dead letter, and the notice where the manifest wants one."""
-    message, topics = chunk.messages[index], model.topics
+    value, key, topics = chunk.values()[index], chunk.keys()[index], model.topics
     headers = dead_letter_headers(chunk, index, model.label, why.code, why.reason, stage)
-    records = [Record(topics.dead_letters, message.value(), message.key(), headers)]
+    records = [Record(topics.dead_letters, value, key, headers)]
     if model.manifest.answer_rejected:
         headers = notice_headers(chunk, index, model.label, Status.REJECTED)
-        key = message.key()
         if key is not None and len(key) > LIMITS.key_bytes_max:
             key = None
         records.append(Record(topics.predictions, notice_value(why.code, why.reason), key, headers))

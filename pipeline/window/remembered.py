@@ -55,5 +55,5 @@ class Remembered:
 
 
 def _digest(admitted: Admitted, request: int) -> bytes:
-    value = admitted.chunk.messages[admitted.indices[request]].value() or b""
+    value = admitted.chunk.values()[admitted.indices[request]] or b""
     return blake2b(value, digest_size=DIGEST_BYTES, key=admitted.codec.content_type.encode()).digest()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,27 @@ def test_it_answers_when_ready_and_drains_when_told(
         assert not ready.exists()
     counts = json.loads(report.read_text())["total"]["requests"]
     assert (counts["answered"], counts["in_flight"]) == (1, 0)
+
+
+def test_its_threads_that_take_turns_at_pythons_lock_share_one_core_and_no_other_thread_is_kept(
+    broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path
+) -> None:
+    if len(everywhere := os.sched_getaffinity(0)) < 2:
+        pytest.skip("this process has one core")
+    with Worker(broker.bootstrap, BUNDLED, topic("group"), log=tmp_path / "log") as worker:
+        tasks = Path(f"/proc/{worker.process.pid}/task")
+
+        def kept() -> list[set[int]]:
+            allowed = [os.sched_getaffinity(int(task.name)) for task in tasks.iterdir()]
+            return [cores for cores in allowed if cores != everywhere]
+
+        shared: list[set[int]] = []
+        for _ in range(200):
+            if len(shared := kept()) == 3:  # event loop, poll, completion
+                break
+            time.sleep(0.02)
+    assert shared == [shared[0]] * 3
+    assert len(shared[0]) == 1
 
 
 def test_missing_topics_are_applied_unless_it_is_told_not_to(tmp_path: Path) -> None:

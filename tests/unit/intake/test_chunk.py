@@ -18,13 +18,11 @@ def test_columns_are_the_messages_in_order() -> None:
     assert chunk.values() == [b"x", None, b"yz"]
     assert chunk.keys() == [b"k", None, None]
     assert chunk.headers() == [None, None, headers]
-    assert [chunk.headers_of(index) for index in range(3)] == chunk.headers()
 
 
 def test_a_message_without_a_timestamp_has_that_of_the_poll() -> None:
     chunk = chunk_of([message(0, timestamp_ms=1), message(1, timestamp_ms=None), message(2, timestamp_ms=POLLED_MS)])
     assert chunk.timestamps_ms().tolist() == [1, POLLED_MS, POLLED_MS]
-    assert chunk.timestamps_ms() is chunk.timestamps_ms()
 
 
 def test_its_size_is_that_of_the_values() -> None:
