@@ -99,14 +99,13 @@ class DeadlineFirst:
         due_ns = int(columns.due_ns[:count].min())
         basis = Basis(waiting.rows, due_ns, free_ns, round(self.cost.run_ns(rows)), round(margin_ns), round(load, 3))
         full = count == fit and waiting.rows >= self.plain.rows_max
-        if full or not device.idle:
-            leaves = Plan(run_rows=rows, reason=Reason.FULL, basis=basis)
-            return leaves if full else Plan(wake_at_ns=wake_ns, basis=basis)
-        if count < fit:  # deadlines keep it small
-            some_late = not in_time and self.cost.is_fresh(now_ns)
-            if some_late and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
-                return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
-            return Plan(run_rows=rows, reason=Reason.DEADLINE, basis=basis)
+        if not full and not device.idle:
+            return Plan(wake_at_ns=wake_ns, basis=basis)
+        some_late = not in_time if count < fit else waiting.rows > rows and load >= OVERLOAD
+        if some_late and self.cost.is_fresh(now_ns) and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
+            return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
+        if full or count < fit:
+            return Plan(run_rows=rows, reason=Reason.FULL if full else Reason.DEADLINE, basis=basis)
         start_ns = self._start_ns(waiting, rows, basis)  # all that waits is in it
         if start_ns is not None and start_ns > now_ns:
             return Plan(wake_at_ns=start_ns, reason=Reason.GATHERING, basis=basis)
@@ -144,20 +143,24 @@ class DeadlineFirst:
         """By which deadline requests have to go to make the next batch as large as can be; None where it is.
 
         A batch that is larger ends later: what is due before its end cannot make it in that batch, nor in a later one.
-        From `OVERLOAD` on there is room for noise, too, if the batch is as large so.
+        From `OVERLOAD` on those stay who are due last, if they fill the batch as well: who waits for the batch after it
+        would be late, so one goes for another, and a stall makes nobody late.
         """
         cost, at_ns = self.cost, float(basis.free_ns + basis.margin_ns)
         deadline_ns, each = _by_deadline(columns)
         size = self._largest(deadline_ns, each, at_ns)
-        if basis.load >= OVERLOAD and size == self._largest(deadline_ns, each, at_ns + cost.slack_ns):
-            at_ns += cost.slack_ns
-        while size > rows:  # until whole requests of those that stay are just that many rows
+        if basis.load >= OVERLOAD:
+            run_ns, behind = cost.run_ns(size), np.cumsum(each[::-1])[::-1]
+            at_ns += min(run_ns, max(0.0, float(deadline_ns[behind >= size][-1]) - at_ns - run_ns))
+        elif size == rows:
+            return None
+        while size >= rows:  # until whole requests of those that stay are just that many rows
             end_ns = int(at_ns + cost.run_ns(size))
             ahead = np.cumsum(columns.rows[columns.deadline_ns >= end_ns])
             whole = int(ahead[at - 1]) if (at := int(np.searchsorted(ahead, size, side="right"))) else 0
             if whole == size:
-                pays = deadline_ns[0] < end_ns and size * cost.run_ns(rows) > rows * cost.run_ns(size)
-                return end_ns - 1 if pays else None
+                pays = size == rows or size * cost.run_ns(rows) > rows * cost.run_ns(size)
+                return end_ns - 1 if pays and deadline_ns[0] < end_ns else None
             size = whole
         return None
 
