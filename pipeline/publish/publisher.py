@@ -242,7 +242,7 @@ class Publisher:
             self._send_all(chunk, [index], records, settle, self._rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
-        reason = "the deadline passes before the request can be answered"
+        notice = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")
         for admitted, requests in late:
             chunk = admitted.chunk
             if not self.ledger.is_current(chunk):
@@ -252,7 +252,7 @@ class Publisher:
             records = [
                 Record(
                     model.topics.predictions,
-                    notice_value(Code.DEADLINE_PASSED, reason),
+                    notice,
                     chunk.keys()[index],
                     notice_headers(chunk, index, model.label, Status.EXPIRED),
                 )
