@@ -111,10 +111,10 @@ def test_below_half_load_a_batch_leaves_when_one_more_row_would_be_too_late() ->
     scheduler = scheduler_of(slo_ms=20)
     add(scheduler, 20, 25)
     plan = scheduler.next(IDLE, 0).plan
-    assert (plan.reason, plan.wake_at_ns) == (Reason.GATHERING, 20 * MS - line(3) - 2 * MS - MS)
+    assert (plan.reason, plan.wake_at_ns) == (Reason.GATHERING, 20 * MS - line(3) - MS - MS)
     add(scheduler, 20)
     plan = scheduler.next(IDLE, 0).plan
-    assert plan.wake_at_ns == 20 * MS - line(4) - 2 * MS - MS, "a tenth of the SLO is kept"
+    assert plan.wake_at_ns == 20 * MS - line(4) - MS - MS, "a twentieth of the SLO is kept"
     assert said(scheduler.next(IDLE, plan.wake_at_ns)) == (Reason.DEADLINE, 3, 0)
 
 
@@ -124,7 +124,7 @@ def test_a_batch_is_put_off_with_room_for_a_stall_and_sized_with_room_for_what_i
         scheduler.acked(1, line(1), (12 if number % 20 == 0 else 0) * MS, 0, late=False)
     add(scheduler, 40)
     plan = scheduler.next(IDLE, 0).plan
-    assert plan.wake_at_ns == 40 * MS - line(2) - 12 * MS - 4 * MS - MS
+    assert plan.wake_at_ns == 40 * MS - line(2) - 12 * MS - 2 * MS - MS
     busily(scheduler)
     add(scheduler, *[11] * 7)
     assert said(scheduler.next(IDLE, 0)) == (Reason.FULL, 8, 0)
@@ -179,8 +179,8 @@ def test_whoever_was_too_late_makes_batches_leave_sooner_for_a_while() -> None:
         add(scheduler, 1)
         assert said(scheduler.next(IDLE, 0)) == (Reason.LATE, 0, 1)
     add(scheduler, 20)
-    usual_ns = 20 * MS - line(2) - 2 * MS - MS
-    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns - 6 * MS, "four tenths of the SLO are kept"
+    usual_ns = 20 * MS - line(2) - MS - MS
+    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns - 3 * MS, "a fifth of the SLO are kept"
     for _ in range(400):
         scheduler.acked(1, line(1), 0, 0, late=False)
     assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns
