@@ -148,9 +148,10 @@ class DeadlineFirst:
         """
         cost, at_ns = self.cost, float(basis.free_ns + basis.margin_ns)
         deadline_ns, each = _by_deadline(columns)
-        size = self._largest(deadline_ns, each, at_ns)
+        behind = np.cumsum(each[::-1])[::-1]  # rows that are due then or later
+        size = self._largest(deadline_ns, behind, at_ns)
         if basis.load >= OVERLOAD:
-            run_ns, behind = cost.run_ns(size), np.cumsum(each[::-1])[::-1]
+            run_ns = cost.run_ns(size)
             at_ns += min(run_ns, max(0.0, float(deadline_ns[behind >= size][-1]) - at_ns - run_ns))
         elif size == rows:
             return None
@@ -164,12 +165,11 @@ class DeadlineFirst:
             size = whole
         return None
 
-    def _largest(self, deadline_ns: IntArray, each: IntArray, at_ns: float) -> int:
+    def _largest(self, deadline_ns: IntArray, behind: IntArray, at_ns: float) -> int:
         """The most rows in one batch from ``at_ns`` on that are all in time, if others go for it.
 
-        Deadlines and rows are those of requests, the earliest first.
+        Of each deadline, the earliest first, how many rows are due then or later.
         """
-        behind = np.cumsum(each[::-1])[::-1]
         size = int(np.minimum(self.cost.rows_within(deadline_ns.astype(float) - at_ns), behind).max())
         return size if self.cost.affine else min(size, self.cost.rows_limit)
 

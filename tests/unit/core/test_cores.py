@@ -16,14 +16,14 @@ from pipeline.core.cores import OneCore
 ALLOWED = os.sched_getaffinity(0)
 
 
-@pytest.fixture(autouse=True)
-def _at_least_two() -> None:
+@pytest.fixture
+def several_cores() -> None:
     if len(ALLOWED) < 2:
         pytest.skip("this process has one core")
 
 
 @pytest.fixture
-def other() -> Iterator[threading.Thread]:
+def other(several_cores: None) -> Iterator[threading.Thread]:
     ended = threading.Event()
     thread = threading.Thread(target=ended.wait)
     thread.start()
@@ -77,6 +77,7 @@ def test_the_kernel_is_asked_again_and_again(monkeypatch: pytest.MonkeyPatch, ot
     _while_kept([threading.current_thread(), other], look)
 
 
+@pytest.mark.usefixtures("several_cores")
 def test_what_computes_may_run_anywhere_though_its_parent_is_kept() -> None:
     me = threading.current_thread()
 

@@ -180,7 +180,7 @@ def test_whoever_was_too_late_makes_batches_leave_sooner_for_a_while() -> None:
         assert said(scheduler.next(IDLE, 0)) == (Reason.LATE, 0, 1)
     add(scheduler, 20)
     usual_ns = 20 * MS - line(2) - MS - MS
-    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns - 3 * MS, "a fifth of the SLO are kept"
+    assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns - 3 * MS, "a fifth of the SLO is kept"
     for _ in range(400):
         scheduler.acked(1, line(1), 0, 0, late=False)
     assert scheduler.next(IDLE, 0).plan.wake_at_ns == usual_ns
