@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Message
 
 __all__ = [
+    "UNPROVEN",
     "ClientClosed",
     "Expired",
     "InputError",
@@ -18,7 +19,11 @@ __all__ = [
     "TopicsError",
     "is_refusal",
     "kafka_failed",
+    "undelivered",
 ]
+
+UNPROVEN = KafkaError(KafkaError._INCONSISTENT, "later records of the partition were acknowledged, this one was not")
+"""What `undelivered` says of a delivery that was reported without an offset."""
 
 _UNREACHABLE = frozenset(
     {KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT, KafkaError._RESOLVE}
@@ -98,3 +103,16 @@ def kafka_failed(
         return KafkaFailed(f"{what}: no Kafka broker answers at {broker}{hint}")
     text = error.str() if isinstance(error, KafkaError) else str(error)
     return KafkaFailed(f"{what}: {text}")
+
+
+def undelivered(error: KafkaError | None, message: Message) -> KafkaError | None:
+    """Why the broker may not have a record, by its delivery report; None where the broker has said that it has.
+
+    librdkafka (2.16) takes a record for delivered when a later one of its partition is: brokers refuse a gap in an
+    idempotent producer's sequence. They cannot before they have anything of the producer in the partition. Where the
+    first request is refused (the partition's leader has just moved) and the next, on its way already, is taken, the
+    first one's records are lost and reported as delivered, but for the offset: nobody has told one.
+    """
+    if error is not None:
+        return error
+    return UNPROVEN if message.offset() is None else None

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from pipeline.load.requests import key_of, request_values
 from pipeline.models import load_repository
 from topics.connect import Connection
+from topics.errors import undelivered
 from topics.records import Header
 
 __all__ = ["preload", "traceparent"]
@@ -58,8 +59,8 @@ def traceparent(index: int, sampled: float) -> bytes:
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:
-    if error is not None:
-        raise KafkaException(error)
+    if (failed := undelivered(error, message)) is not None:
+        raise KafkaException(failed)
 
 
 def main() -> int:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from confluent_kafka import KafkaError, Message
 
 from pipeline.publish.terminal import Record
+from topics.errors import UNPROVEN
 
 __all__ = ["Flight", "Undelivered", "positions_of"]
 
 Undelivered = tuple[KafkaError, Message]
-"""A delivery report of a record that the broker does not have."""
+"""A delivery report of a record that the broker does not have, or may not have."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,9 +46,9 @@ class Flight:
         self.arrived()
 
     def delivered(self, error: KafkaError | None, message: Message) -> None:
-        """A record's delivery report; called for every record of the worker, so `arrived` is written out."""
-        if error is not None:
-            self.undelivered.append((error, message))
+        """A record's delivery report; called for every record of the worker: `undelivered`, `arrived` written out."""
+        if error is not None or message.offset() is None:
+            self.undelivered.append((UNPROVEN if error is None else error, message))
         self.left -= 1
         if self.left == 0:
             self.landed(self)

@@ -82,7 +82,7 @@ class Predictions:
     def _emit(self, run: _Encoded) -> None:
         """Produce a run in the open transaction; as a dead letter what is found too large, now or in an earlier one."""
         if not run.refused and not run.suspects:
-            self._produce(run, partial(self._undelivered, run), partial(self._emit_one, run))
+            self._produce(run, partial(self._reported, run), partial(self._emit_one, run))
             return
         for position in range(len(run.indices)):
             if position in run.refused:
@@ -94,9 +94,9 @@ class Predictions:
         publisher = self._publisher
         try:
             if position in run.suspects:
-                publisher.emit_alone(record, partial(self._undelivered_alone, run, position))
+                publisher.emit_alone(record, partial(self._reported_alone, run, position))
             else:
-                publisher.emit(record, partial(self._undelivered, run))
+                publisher.emit(record, partial(self._reported, run))
         except KafkaException as error:
             if not is_too_large(error.args[0]):
                 raise
@@ -107,17 +107,21 @@ class Predictions:
         why = run.refused[position]
         self._publisher.emit_all(rejection(self._model, "publish", run.chunk, run.indices[position], why))
 
-    def _undelivered(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
-        """A record failed, and with it its transaction; in the next one those that may be too large go alone."""
-        if error is not None and is_too_large(error):
+    def _reported(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
+        """Where a record was too large its transaction has failed; in the next one those that may be it go alone."""
+        if (refusal := self._refusal(error, message)) is not None:
             records = [self._record(run, position) for position in range(len(run.values))]
-            run.suspects.update(positions_of([(error, message)], records))
+            run.suspects.update(positions_of([(refusal, message)], records))
 
-    @staticmethod
-    def _undelivered_alone(run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
-        """It is too large by itself: its request becomes a dead letter."""
-        if error is not None and is_too_large(error):
-            run.refuse(position, error.str())
+    def _reported_alone(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
+        """One that is too large by itself becomes its request's dead letter."""
+        if (refusal := self._refusal(error, message)) is not None:
+            run.refuse(position, refusal.str())
+
+    def _refusal(self, error: KafkaError | None, message: Message) -> KafkaError | None:
+        transactions = self._publisher.transactions
+        assert transactions is not None
+        return transactions.refusal(error, message)
 
     def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
         """Headers only some have: the rung of the model's ladder, the stages asked for, and the trace that goes on."""

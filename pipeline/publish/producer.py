@@ -63,10 +63,7 @@ class ProducerLike(Protocol):
 
 
 def producer_settings(broker: str, *, extra: Mapping[str, str], transactional_id: str | None = None) -> dict[str, Any]:
-    """Idempotent, acknowledged by all replicas; ``extra`` may override what is not a guarantee.
-
-    With a ``transactional_id`` success is not reported record by record: the transaction's commit says it for all.
-    """
+    """Idempotent, acknowledged by all replicas; ``extra`` may override what is not a guarantee."""
     tuned: dict[str, Any] = {
         # The broker knows its own limit and says so per record; the client's default would refuse sooner.
         "message.max.bytes": 100_000_000,
@@ -80,7 +77,7 @@ def producer_settings(broker: str, *, extra: Mapping[str, str], transactional_id
         # then wait for the coordinator it has forgotten, for ever, whatever the call's time-out.
         tuned["metadata.recovery.strategy"] = "none"
         # What a killed worker leaves open holds read-committed consumers up for so long.
-        tuned |= {"transaction.timeout.ms": 15_000, "delivery.report.only.error": True}
+        tuned["transaction.timeout.ms"] = 15_000
     if "group.protocol" in extra:
         extra = {name: value for name, value in extra.items() if name != "group.protocol"}
     owned: dict[str, Any] = {

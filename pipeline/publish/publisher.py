@@ -327,8 +327,9 @@ class Publisher:
         self._producer.flush(ALONE_S)
 
     def _unpublishable(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and is_too_large(error):
-            self._terminal_refused(0, error.str())
+        assert self.transactions is not None
+        if refusal := self.transactions.refusal(error, message):
+            self._terminal_refused(0, refusal.str())
 
     def _rejection_refused(self, position: int, reason: str) -> None:
         """The dead letter comes first; its notice repeats the key, so that a huge one may not fit."""

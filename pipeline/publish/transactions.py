@@ -8,14 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from pipeline.commit import Ledger, Offsets, TopicPartitionKey
 from pipeline.core.clock import Clock
 from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk
-from pipeline.publish.producer import ProducerLike
+from pipeline.publish.producer import ProducerLike, is_too_large
+from topics.errors import UNPROVEN, undelivered
 
 __all__ = ["Outcome", "Transactions"]
 
@@ -84,6 +85,7 @@ class Transactions:
         self._emitted: list[Outcome] = []
         self._begun_ns: int | None = None
         self._broken = False  # it can only be aborted
+        self._unproven = False  # one of its records may not have arrived, which librdkafka does not know
         self._called_s: float | None = None  # while librdkafka has the thread
 
     def start(self) -> None:
@@ -107,6 +109,13 @@ class Transactions:
         ready, self._held[outcome.key] = closed_set([*held, outcome], prefix)
         for each in ready:
             self._emit(each)
+
+    def refusal(self, error: KafkaError | None, message: Message) -> KafkaError | None:
+        """A record's delivery report; its error where the broker will never take it, for its size."""
+        if error is None:  # else the transaction has failed, as librdkafka knows
+            self._unproven = self._unproven or undelivered(error, message) is not None
+            return None
+        return error if is_too_large(error) else None
 
     def turn(self, *, idle: bool) -> None:
         """Commit what is emitted when nothing waits, or when the transaction is as old as the commit interval."""
@@ -152,11 +161,19 @@ class Transactions:
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         for call in (
             lambda: self._producer.send_offsets_to_transaction(positions, metadata, CALL_S),
+            self._land,
             lambda: self._producer.commit_transaction(CALL_S),
         ):
             if (error := self._call(call)) is not None:
                 return error
         return None
+
+    def _land(self) -> None:
+        """Wait until all records are reported. Raises `KafkaException` where they are not, or one is without proof."""
+        if self._producer.flush(CALL_S):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "records wait for the broker", retriable=True))
+        if self._unproven:
+            raise KafkaException(KafkaError(KafkaError._INCONSISTENT, UNPROVEN.str(), txn_requires_abort=True))
 
     def _call(self, call: Callable[[], None]) -> KafkaError | None:
         for _ in range(TRIES_MAX):
@@ -184,7 +201,8 @@ class Transactions:
         """Abort, and emit anew what is still ours."""
         if error := self._call(lambda: self._producer.abort_transaction(CALL_S)):
             raise BrokerError(f"the transaction cannot be aborted: {error.str()}")
-        emitted, self._emitted, self._begun_ns, self._broken = self._emitted, [], None, False
+        emitted, self._emitted, self._begun_ns = self._emitted, [], None
+        self._broken = self._unproven = False
         for outcome in emitted:
             self._emit(outcome)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.local import EmbeddedKafka
 from tests.contract.fake_worker import BROKEN, EXPIRED, REJECTED, SIGNATURE, SILENT, THRICE, FakeWorker
+from tests.contract.refusing import Refusing, broker_behind_a_proxy
 from topics import Answer, AsyncClient, Client, Expired, NotAnswered, Rejected, TopicsError, topics_of
 from topics.admin import apply_topics
 from topics.errors import ClientClosed, InputError, KafkaFailed, TopicMissing
@@ -188,6 +190,27 @@ def test_a_request_too_large_for_kafka_is_refused_or_not_delivered(client: Clien
         client.predict(np.zeros((300_000, 2), np.float32), content_type="raw")
     with pytest.raises(KafkaFailed, match="1 of 2 messages not delivered"):
         client.produce([[1, 2], np.zeros((300_000, 2), np.float32)])
+
+
+def test_what_librdkafka_only_supposes_delivered_is_told(topic: Callable[..., str]) -> None:
+    """A partition's first requests are refused, the next ones taken."""
+    model = topic("fake")
+
+    def slowly() -> Iterator[list[int]]:
+        time.sleep(2)  # the producer has its id by then, and its first request few messages
+        for number in range(20):
+            time.sleep(0.03)
+            yield [number, 1]
+
+    with broker_behind_a_proxy() as (kafka, address):
+        apply_topics(kafka.bootstrap, [topics_of(model)], partitions=1)
+        with (
+            Refusing(address, kafka.listener("PROXIED"), topics_of(model).requests) as way,
+            Client(address, model, SIGNATURE) as client,
+        ):
+            with pytest.raises(KafkaFailed, match=r"of 20 messages not delivered.*later records") as failed:
+                client.produce(slowly())
+            assert str(failed.value).startswith(f"{way.refused[0]} of 20")
 
 
 def test_missing_topics_are_told_and_not_created(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:

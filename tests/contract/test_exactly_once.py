@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+
+from pipeline.commit import Ledger, Offsets
+from pipeline.core.clock import SYSTEM_CLOCK
+from pipeline.core.limits import Limits
 from pipeline.local import EmbeddedKafka
+from pipeline.local.kafka import quiet
 from pipeline.models import BUNDLED
+from pipeline.publish.producer import kafka_producer, producer_settings
+from pipeline.publish.transactions import Outcome, Transactions
+from tests.contract.refusing import Refusing, broker_behind_a_proxy
 from tests.contract.test_flow import LINEAR, in_small_batches, linear_requests, renamed
 from tests.contract.worker import Worker, committed, end_offset, read_all, send
 from tests.hostile.cases import good_request, hostile_cases
+from tests.unit.intake.messages import chunk_of, message
+from topics.admin import apply_topics
 from topics.names import topics_of
 from topics.records import RAW, Status
 
@@ -113,3 +125,49 @@ def test_a_second_worker_of_the_same_transactional_id_fences_the_first(
     assert "fenced" in (tmp_path / "old").read_text().lower()
     assert len(outcomes.answered) == count
     assert set(outcomes.answered.values()) == {1}
+
+
+def test_records_that_librdkafka_only_supposes_delivered_abort_their_transaction(topic: Callable[..., str]) -> None:
+    """F13: the first request to a partition is refused, the next one, behind it on the connection, is taken."""
+    topics, count, answered = topics_of(topic("model")), 20, list[int]()
+    ledger = Ledger()
+    ledger.assign([(topics.requests, 0)])
+    requests = [message(offset, b"v", topic=topics.requests) for offset in range(count)]
+    chunk = chunk_of(requests, epoch=ledger.epoch((topics.requests, 0)) or 0, finish=ledger.finish)
+    ledger.track(chunk)
+    with broker_behind_a_proxy() as (kafka, address):
+        apply_topics(kafka.bootstrap, [topics], partitions=1)
+        with Refusing(address, kafka.listener("PROXIED"), topics.predictions) as way:
+            producer = kafka_producer(
+                producer_settings(address, extra={"linger.ms": "0"}, transactional_id=topic("transactions"))
+            )
+            member = Consumer({**quiet(kafka.bootstrap), "group.id": "group"})
+            told: list[Offsets] = []
+            transactions = Transactions(
+                producer,
+                ledger,
+                group_metadata=member.consumer_group_metadata,
+                committed=told.append,
+                limits=Limits(),
+                clock=SYSTEM_CLOCK,
+            )
+            transactions.start()
+
+            def reported(error: KafkaError | None, message: Message) -> None:
+                transactions.refusal(error, message)
+
+            def answer(index: int) -> None:
+                producer.produce(topics.predictions, str(index).encode(), None, 0, reported, None, 0, [])
+
+            for index in range(count):
+                transactions.add(Outcome(chunk, [index], partial(answer, index), partial(answered.append, index)))
+                time.sleep(0.02)  # its request is on its way
+            transactions.turn(idle=True)
+            member.close()
+        assert way.refused[0] < 5
+        reader = Consumer({**quiet(kafka.bootstrap), "group.id": "reader", "isolation.level": "read_committed"})
+        reader.assign([TopicPartition(topics.predictions, 0, 0)])
+        found = [int(message.value() or b"") for message in reader.consume(count, 20)]
+        reader.close()
+    assert (found, answered) == ([*range(count)], [*range(count)])
+    assert told == [{(topics.requests, 0): count}]

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +45,11 @@ def renamed(source: Path, into: Path, name: str) -> tuple[Path, str]:
     return into / "models", name
 
 
-def in_small_batches(models: Path, name: str) -> None:
+def in_small_batches(models: Path, name: str, buckets: Sequence[int] = (1, 8, 32)) -> None:
     """So that a backlog lasts long enough to be interrupted."""
     manifest = models / name / "1" / "manifest.toml"
-    small = re.sub(r"rows_max = \d+\nbuckets = .*", "rows_max = 32\nbuckets = [1, 8, 32]", manifest.read_text())
+    limits = f"rows_max = {buckets[-1]}\nbuckets = {[*buckets]}"
+    small = re.sub(r"rows_max = \d+\nbuckets = .*", limits, manifest.read_text())
     assert small != manifest.read_text()
     manifest.write_text(small)
 

@@ -18,9 +18,10 @@ import pipeline.load
 from pipeline.local.kafka import quiet
 from tests.contract.test_flow import in_small_batches, renamed
 from tests.fault.verify import Sent
+from topics.errors import undelivered
 from topics.records import RAW
 
-__all__ = ["Client", "Workload", "linear", "slow"]
+__all__ = ["Client", "Workload", "linear", "one_by_one", "slow"]
 
 TICK_S = 0.01
 KEYS = 500
@@ -58,6 +59,13 @@ def slow(folder: Path, name: str) -> Workload:
     """The same in small batches, so that a worker can be caught in the midst of them."""
     workload = linear(folder, name)
     in_small_batches(workload.models, name)
+    return workload
+
+
+def one_by_one(folder: Path, name: str) -> Workload:
+    """The same without batches."""
+    workload = linear(folder, name)
+    in_small_batches(workload.models, name, [1])
     return workload
 
 
@@ -156,7 +164,7 @@ class Client:
                 return
 
     def _delivered(self, request_id: str, key: bytes | None, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
+        if undelivered(error, message) is not None:
             self.unsure.add(request_id)
             return
         partition, offset = message.partition(), message.offset()

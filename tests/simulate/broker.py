@@ -31,6 +31,7 @@ class Weather:
     commit_fails: float = 0.0  # of a consumer's commit, done or not
     delivery_fails: float = 0.0  # of a record, appended or not
     delivery_fatal: float = 0.0
+    delivery_supposed: float = 0.0  # of a record that was not appended, by the acknowledgement of a later one
     answer_lost: float = 0.0  # of a transaction's call, done or not
     aborts: float = 0.0  # a transaction's call is refused, for reasons of the broker
     batch_fails: float = 0.0  # of a batch on the device

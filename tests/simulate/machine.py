@@ -32,6 +32,7 @@ T = TypeVar("T")
 START_NS = 5_000_000_000
 START_UNIX_MS = 1_790_000_000_000
 WAKE_NS_MAX = 300_000  # from what a thread waits for to its going on
+REPLACED = (time, threading, SimpleQueue)
 ROOMS = tuple(f"pipeline.{room}" for room in ("app", "admit", "commit", "infer", "intake", "publish", "window"))
 
 
@@ -159,7 +160,7 @@ def _places(found: dict[tuple[Any, str], object] = {}) -> dict[tuple[Any, str], 
     if not found:
         for name, module in sorted(sys.modules.items()):
             if name.startswith(ROOMS):
-                found.update({(module, k): v for k, v in vars(module).items() if v in (time, threading, SimpleQueue)})
+                found.update({(module, k): v for k, v in vars(module).items() if any(v is each for each in REPLACED)})
         assert found, "the flow is imported before it is simulated"
     return found
 

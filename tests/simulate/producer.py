@@ -18,7 +18,8 @@ from topics.records import Header
 
 __all__ = ["Producer"]
 
-DELIVERED = Message(topic="delivered")  # reports of success look at none
+DELIVERED = Message(topic="delivered", offset=0)  # reports of success look at no more
+SUPPOSED = KafkaError(KafkaError._INCONSISTENT)  # not an error to librdkafka, and its report has no offset
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +54,7 @@ class Producer:
         self._queued: dict[int, _Sent] = {}
         self._numbers = 0
         self._alike: defaultdict[tuple[bytes | None, bytes | None], list[Source]] = defaultdict(list)
+        self._failed_alike: set[tuple[bytes | None, bytes | None]] = set()
         self._arrives_ns: dict[tuple[str, int], int] = {}
         self._cut: set[tuple[str, int]] = set()  # where a kill has lost a record
         self._reports: deque[tuple[int, KafkaError | None]] = deque()
@@ -91,6 +93,8 @@ class Producer:
         self._broker.judge.produced(record, self.consumer, self._machine.current.work_began)
         assert callback is not None
         self._alike[key, value].append(source)
+        if (key, value) in self._failed_alike:  # of the same flight, it may be: then it is produced again too
+            self._broker.judge.undelivered(source)
         self._send(_Sent(record, callback))
 
     def _send(self, sent: _Sent) -> None:
@@ -111,11 +115,7 @@ class Producer:
         if self._process.dead and (place in self._cut or self._machine.random.random() < 0.5):
             self._cut.add(place)
             return
-        error = self._append(sent.record)
-        if error is None and self._id is not None:
-            self._machine.after(self._broker.latency_s(), self._queued.pop, number, None)
-        else:
-            self._machine.after(self._broker.latency_s(), self._report, number, error)
+        self._machine.after(self._broker.latency_s(), self._report, number, self._append(sent.record))
 
     def _append(self, record: Landed) -> KafkaError | None:
         weather, random = self._broker.weather, self._machine.random
@@ -123,6 +123,8 @@ class Producer:
             return KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
         if weather.delivery_fatal and random.random() < weather.delivery_fatal:
             return KafkaError(KafkaError._FATAL, "out of order", fatal=True)
+        if weather.delivery_supposed and random.random() < weather.delivery_supposed:
+            return SUPPOSED
         fails = weather.delivery_fails and random.random() < weather.delivery_fails
         if not fails or random.random() < 0.5:
             try:
@@ -136,9 +138,11 @@ class Producer:
         if number in self._queued:  # else purged with its transaction
             if error is not None:
                 record = self._queued[number].record
+                self._failed_alike.add((record.key, record.value))
                 for source in self._alike[record.key, record.value]:  # a report does not tell them apart
                     self._broker.judge.undelivered(source)
-                self._note(error if self._id is None or error.fatal() else _abortable(error))
+                if error is not SUPPOSED:
+                    self._note(error if self._id is None or error.fatal() else _abortable(error))
             self._reports.append((number, error))
 
     def _note(self, error: KafkaError) -> None:
@@ -157,7 +161,7 @@ class Producer:
             if (sent := self._queued.pop(number, None)) is not None:
                 record = sent.record
                 message = DELIVERED if error is None else Message(record.topic, value=record.value, key=record.key)
-                sent.on_delivery(error, message)
+                sent.on_delivery(None if error is SUPPOSED else error, message)
                 count += 1
         return count
 

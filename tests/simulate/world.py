@@ -36,6 +36,7 @@ CHANCES = Weather(
     commit_fails=0.5,
     delivery_fails=0.15,
     delivery_fatal=0.02,
+    delivery_supposed=0.05,
     answer_lost=0.3,
     aborts=0.2,
     batch_fails=0.3,

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, Message
 from topics.client.reader import Answer, Reader
 from topics.client.stream import check_topic, outgoing, queue
 from topics.connect import Connection
-from topics.errors import ClientClosed, InputError, NotAnswered, TopicsError
+from topics.errors import ClientClosed, InputError, NotAnswered, TopicsError, undelivered
 from topics.headers import headers_of
 from topics.names import Topics
 from topics.records import Header, Request
@@ -90,8 +90,8 @@ class Exchange:
             self._calls[request_id] = _Call(answer, now_s, now_s + timeout_s)
 
         def delivered(error: KafkaError | None, message: Message[Any, Any]) -> None:
-            if error is not None:
-                self._settle(request_id, self._connection.failed("request not delivered", error))
+            if (failed := undelivered(error, message)) is not None:
+                self._settle(request_id, self._connection.failed("request not delivered", failed))
 
         try:
             queue(self._connection, self._producer, self.topics.requests, outgoing(request), delivered)

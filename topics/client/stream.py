@@ -11,7 +11,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from topics.connect import Connection
-from topics.errors import InputError, KafkaFailed, TopicMissing
+from topics.errors import InputError, KafkaFailed, TopicMissing, undelivered
 from topics.records import Headers, Request
 
 __all__ = ["Outgoing", "Stream", "check_topic", "outgoing", "queue", "send_all"]
@@ -81,11 +81,12 @@ class Stream:
         return self._sent
 
     def _delivered(self, error: KafkaError | None, message: Any) -> None:
+        failed = undelivered(error, message)
         with self._lock:
             self._reported += 1
-            if error is not None:
+            if failed is not None:
                 self._failed += 1
-                self._error = error
+                self._error = failed
 
 
 def send_all(connection: Connection, topic: str, messages: Iterable[Outgoing], timeout_s: float = 120.0) -> int:

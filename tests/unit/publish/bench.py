@@ -55,7 +55,7 @@ class FakeProducer:
         self.sent: list[Sent] = []
         self.flushed: list[int] = []  # how many had been produced, each time
         self.refuse: Callable[[Sent], Exception | None] = lambda sent: None
-        self._reports: deque[tuple[Sent, KafkaError | None]] = deque()
+        self._reports: deque[tuple[Sent, KafkaError | None, int]] = deque()
         self._changed = threading.Condition()
 
     def produce(
@@ -85,8 +85,8 @@ class FakeProducer:
             if not self._reports:
                 self._changed.wait(timeout)
             reports = [self._reports.popleft() for _ in range(len(self._reports))]
-        for sent, error in reports:
-            sent.on_delivery(error, Message(topic=sent.topic, value=sent.value, key=sent.key))
+        for sent, error, offset in reports:
+            sent.on_delivery(error, Message(topic=sent.topic, value=sent.value, key=sent.key, offset=offset))
         return len(reports)
 
     def init_transactions(self, timeout: float) -> None: ...
@@ -100,11 +100,11 @@ class FakeProducer:
         self.poll(0)
         return 0
 
-    def report(self, *sent: Sent, code: int | None = None, fatal: bool = False) -> None:
+    def report(self, *sent: Sent, code: int | None = None, fatal: bool = False, offset: int = 0) -> None:
         """The broker has these, or will not have them."""
         with self._changed:
             for each in sent:
-                self._reports.append((each, None if code is None else KafkaError(code, fatal=fatal)))
+                self._reports.append((each, None if code is None else KafkaError(code, fatal=fatal), offset))
             self._changed.notify_all()
 
     def wait_for(self, count: int) -> list[Sent]:

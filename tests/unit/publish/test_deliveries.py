@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 
 from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
@@ -42,6 +42,18 @@ def test_a_failed_delivery_is_made_again_with_the_same_bytes_and_headers(slept: 
         assert bench.ledger.committable() == {KEY: 3}
         bench.settle()
         assert bench.counts() == (3, 0, 0, 0)
+
+
+def test_so_is_one_that_librdkafka_only_supposes_to_be_delivered(slept: list[float]) -> None:
+    with flow() as bench:
+        sent = bench.answer(request(0, 1.0), request(1, 2.0))
+        bench.producer.report(sent[0], offset=OFFSET_INVALID)
+        bench.producer.report(sent[1])
+        again = bench.producer.wait_for(3)[2]
+        assert (again.value, again.headers) == (sent[0].value, sent[0].headers)
+        assert bench.ledger.committable() == {}
+        bench.producer.report(again)
+        assert bench.drained()
 
 
 def test_those_that_failed_are_made_again_whichever_of_a_batch_they_are(slept: list[float]) -> None:

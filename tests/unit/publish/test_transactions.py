@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +30,7 @@ class Producer(FakeProducer):
         self.calls: list[str] = []
         self.fails: dict[str, list[KafkaError]] = {}
         self.offsets: list[dict[int, int]] = []
+        self.in_flight: list[int] = []  # when it is flushed
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
@@ -48,6 +49,9 @@ class Producer(FakeProducer):
 
     def abort_transaction(self, timeout: float) -> None:
         self._call("abort")
+
+    def flush(self, timeout: float) -> int:
+        return self.in_flight.pop(0) if self.in_flight else 0
 
 
 @dataclass
@@ -181,6 +185,26 @@ def test_a_lost_assignment_alone_leaves_nothing_to_commit(case: Case) -> None:
     case.transactions.turn(idle=True)
     assert case.producer.calls == ["begin", "abort"]
     assert case.settled == []
+
+
+def test_a_record_that_is_only_supposed_to_be_delivered_aborts_its_transaction(case: Case) -> None:
+    chunk = case.chunk(range(2))
+    assert case.transactions.refusal(None, Message(topic="p", offset=7)) is None
+    case.add(chunk, 0, 1)
+    case.transactions.refusal(None, Message(topic="p"))
+    case.transactions.refusal(None, Message(topic="p", offset=8))
+    case.transactions.turn(idle=True)
+    assert case.producer.calls == ["begin", "offsets", "abort", "begin", "offsets", "commit"]
+    assert (case.emitted, case.settled) == ([(0, 1), (0, 1)], [(0, 1)])
+
+
+def test_records_that_are_not_reported_yet_are_waited_for(case: Case) -> None:
+    chunk = case.chunk(range(1))
+    case.producer.in_flight = [3, 2, 0]
+    case.add(chunk, 0)
+    case.transactions.turn(idle=True)
+    assert case.producer.calls == ["begin", "offsets", "commit"]
+    assert case.producer.in_flight == []
 
 
 def test_a_time_out_is_asked_again_and_the_same_transaction_commits(case: Case) -> None:
