@@ -17,8 +17,9 @@ class Limits:
     # agent before polling would have to pause.
     poll_bytes_max: int = 4 * 1024 * 1024
     # Handed to the flow and without a terminal record yet: four polls, one of them on its way to or from each thread.
-    # More lie in nobody's cache: 32,768 took the worker 6% more processor time each. Twice as many (a dead letter and
-    # its notice each) stay below librdkafka's 100,000 queued messages.
+    # More lie in nobody's cache: 32,768 took the worker 6% more processor time each. With transactions twice as many,
+    # for those of the last one are in flight until it is committed. Records of either (a dead letter and its notice
+    # each) stay below librdkafka's 100,000 queued messages.
     in_flight_requests_max: int = 16_384
     in_flight_bytes_max: int = 256 * 1024 * 1024
     # Rows waiting for the device, in batches: what runs, what is filled, and two more to choose from.

@@ -40,10 +40,12 @@ class Pressure:
     Of n priorities the lowest is not read while the n-th part of that is in flight, the next while two are, and so on,
     so that there is room for what is more important, and nothing before it in the client; nor while the more important
     requests take half of their tightest SLO.
+
+    ``transactions`` finish many requests at once: while one is committed as many again are allowed, for the next.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._requests_max = limits.in_flight_requests_max
+    def __init__(self, limits: Limits, *, transactions: bool = False) -> None:
+        self._requests_max = limits.in_flight_requests_max * (2 if transactions else 1)
         self._drain_ns = limits.drain_ms_max * 1e6 / 2
         self._held: frozenset[str] = frozenset()
 

@@ -113,7 +113,7 @@ class Intake(Service):
         self._commit_due_s = 0.0
         self._committing: Offsets | None = None
         self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
-        self._pressure = Pressure(limits)
+        self._pressure = Pressure(limits, transactions=not commits)
         self._pauses = Pauses()
         self._generation = 0
         self._told_s: dict[str, float] = {}

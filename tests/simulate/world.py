@@ -309,7 +309,8 @@ class World:
         assignments = worker.consumer.assignments if worker.consumer is not None else 0
         if (counts := worker.observer.counts().get("m")) is not None and counts.in_flight != ledger.in_flight_requests:
             self.judge.violate(f"I6: {name} counts {counts} and has {ledger.in_flight_requests} in flight")
-        if ledger.in_flight_requests >= limits.in_flight_requests_max + limits.poll_requests_max + self.partitions:
+        in_flight_max = limits.in_flight_requests_max * (2 if self.judge.exactly_once else 1)
+        if ledger.in_flight_requests >= in_flight_max + limits.poll_requests_max + self.partitions:
             self.judge.violate(f"I4: {name} has {ledger.in_flight_requests} requests in flight")
         if worker.intake._untaken >= limits.channel_chunks_max + self.partitions + assignments:
             self.judge.violate(f"I4: {name} has {worker.intake._untaken} chunks nobody has taken")

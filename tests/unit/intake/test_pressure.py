@@ -43,6 +43,11 @@ def test_the_time_is_shared_with_what_other_topics_have_in_flight() -> None:
     assert Pressure(LIMITS).allowed(demands, {"b": 2000}) == Allowed(2000 + 800)
 
 
+def test_with_transactions_as_many_again_may_be_in_flight() -> None:
+    for pressure, most in ((Pressure(LIMITS), 10_000), (Pressure(LIMITS, transactions=True), 20_000)):
+        assert pressure.allowed({"a": Demand(1000)}, {}) == Allowed(most)
+
+
 @pytest.mark.parametrize(
     ("important", "in_flight", "held"),
     [
