@@ -4,7 +4,7 @@ For each contestant rates are tried by halving, on one running worker; a rate ho
 requests, the unanswered and expired ones infinitely late, is within the SLO, in one of two tries. Beside it the model
 alone in a loop (the offline rate), also while the broker and a loop without a model carry the same load on the same
 machine, and the ceiling that a simulation has for what batches took in the worker; for the worker with an SLO also what
-twice its peak comes to.
+twice its peak comes to, with the model alone beside that load.
 """
 
 from __future__ import annotations
@@ -146,17 +146,7 @@ class _Field:
 
     def beside(self, number: int) -> Figures:
         """The model in a loop while the machine carries the load without it."""
-        work, rate = self.work, self._rate()
-        with (
-            open_lane(work.broker, work.folder, work.model, f"beside-{number}", work.partitions) as lane,
-            Process("pipeline.load.peers.echo", lane.peer_arguments(), lane.folder / "log") as process,
-            ThreadPoolExecutor(1) as pool,
-        ):
-            process.wait_ready()
-            load = pool.submit(work.load, lane, rate, number)
-            found = offline_rate(work.model, seconds=work.duration_s)
-            load.result()
-        return {"peak_per_s": found}
+        return {"peak_per_s": _beside(self.work, self._rate(), number)}
 
     def _rate(self) -> float:
         return self._lasted or LOW * offline_rate(self.work.model)
@@ -165,9 +155,10 @@ class _Field:
 def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
     """``peak`` and ``twice``: the highest rate in time and its double; figures ``goodput_per_s``, ``unanswered``.
 
-    Both of one worker with an SLO, in turn. Raises `BenchError` where a request stays without an answer.
+    Both of one worker with an SLO, in turn. Then the limit: ``beside`` is the model in a loop while an echo answers
+    twice the peak. Raises `BenchError` where a request stays without an answer.
     """
-    runs: dict[str, list[Figures]] = {"peak": [], "twice": []}
+    runs: dict[str, list[Figures]] = {"peak": [], "twice": [], "beside": []}
     for number in range(work.repeats):
         tell(f"round {number + 1} of {work.repeats}")
         with (
@@ -182,7 +173,23 @@ def overload(work: SloWork, tell: Callable[[str], None]) -> Rounds:
                     raise BenchError(f"{report['unanswered']} requests were not answered")
                 keys = ("offered_per_s", "goodput_per_s", "expired", "unanswered")
                 runs[name].append({key: float(report[key]) for key in keys})
+        limit = _beside(work, 2 * found, number)
+        runs["beside"].append({"offered_per_s": 2 * found, "goodput_per_s": limit, "expired": 0.0, "unanswered": 0.0})
     return Rounds({name: tuple(figures) for name, figures in runs.items()})
+
+
+def _beside(work: SloWork, rate: float, number: int) -> float:
+    """Rows a second of the model in a loop while the machine carries a load without it: an echo answers."""
+    with (
+        open_lane(work.broker, work.folder, work.model, f"beside-{number}", work.partitions) as lane,
+        Process("pipeline.load.peers.echo", lane.peer_arguments(), lane.folder / "log") as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        process.wait_ready()
+        load = pool.submit(work.load, lane, rate, number)
+        found = offline_rate(work.model, seconds=work.duration_s)
+        load.result()
+    return found
 
 
 def _costs(work: SloWork, rate: float, seed: int) -> Cost:

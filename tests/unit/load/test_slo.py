@@ -76,7 +76,9 @@ def test_peaks_are_shown_as_shares_of_the_peers_and_of_the_model_alone(monkeypat
 def test_overload_is_shown_beside_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = {"offered_per_s": 800.0, "goodput_per_s": 790.0, "expired": 0.0, "unanswered": 0.0}
     twice = {"offered_per_s": 1600.0, "goodput_per_s": 711.0, "expired": 900.0, "unanswered": 0.0}
-    monkeypatch.setattr(slo, "overload", lambda work, tell: Rounds({"peak": (figures,), "twice": (twice,)}))
+    runs = {"peak": (figures,), "twice": (twice,), "beside": ({**twice, "goodput_per_s": 869.0, "expired": 0.0},)}
+    monkeypatch.setattr(slo, "overload", lambda work, tell: Rounds(runs))
     shown = CliRunner().invoke(app, ["overload", "--broker", "kafka:1"])
     assert shown.exit_code == 0, shown.output
-    assert "goodput: twice / peak  0.90" in shown.stdout
+    for line in ("goodput: twice / peak  0.90", "goodput: beside / peak  1.10", "goodput: twice / beside  0.82"):
+        assert line in shown.stdout
