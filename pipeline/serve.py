@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import logging
@@ -17,20 +16,13 @@ import uvloop
 
 from pipeline.app import create_app, flow_of
 from pipeline.core.cores import OneCore
+from pipeline.core.heaps import Heaps
 from pipeline.core.settings import Settings
 from pipeline.models import Model
 
 __all__ = ["run_worker"]
 
 log = logging.getLogger(__name__)
-
-# mallopt(3), <malloc.h>: what is as large as LARGE_BYTES lies in pages of its own, which go back at once when it is
-# freed. A fetch of a few messages of 1 MB must not: new pages for each cost a quarter of the worker's time with such.
-# Small pieces are joined as they are freed. Lists of them, as by default, a thread that frees messages by the thousand
-# would go through again and again, for 5% of its time.
-M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = 1, -1, -3
-LARGE_BYTES = 8 * 1024 * 1024
-KEPT_BYTES = 4 * 1024 * 1024  # free at the end of a heap
 
 
 def run_worker(
@@ -48,7 +40,6 @@ def run_worker(
     process at once. ``report`` names a file for the observer's last snapshot, as JSON. Raises `SluiceError` for
     what is wrong before the start.
     """
-    _tune_malloc()
     return uvloop.run(_serve(models, settings, repository, ready, report))
 
 
@@ -59,7 +50,7 @@ async def _serve(
     ready: Callable[[], None],
     report: Path | None,
 ) -> int:
-    loop, core = asyncio.get_running_loop(), OneCore()
+    loop, core, heaps = asyncio.get_running_loop(), OneCore(), Heaps()
     loop.set_default_executor(core.executor())
     app = create_app(models, settings, repository=repository)
     flow, intake = flow_of(app)
@@ -83,6 +74,7 @@ async def _serve(
             _quiet_gc()
             assert intake.thread is not None
             app.add_future(core.keep([threading.current_thread(), intake.thread, flow.publisher.thread]))
+            app.add_future(heaps.follow(lambda: intake.polled_bytes))
             ready()
             await app.wait_first(told.wait())
         crashed = app.crashed
@@ -95,18 +87,6 @@ async def _serve(
         return 1
     log.info("drained")
     return 0
-
-
-def _tune_malloc() -> None:
-    """Have glibc return the memory of large messages, and join that of small ones at once; elsewhere do nothing.
-
-    Left to itself it raises the bound to the largest that was freed, 32 MiB at most, and keeps in its heaps what is
-    smaller: after a few messages of 16 MiB a worker stayed at 110 MiB above idle, with this at 8.
-    """
-    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MXFAST, 0)
-        mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)  # setting the one stops the other from following it
 
 
 def _write(report: Path, text: str) -> None:

@@ -113,6 +113,7 @@ class Intake(Service):
         self._commit_due_s = 0.0
         self._committing: Offsets | None = None
         self._request_bytes = 1.0  # running mean, so that one poll stays below its limit in bytes
+        self.polled_bytes = 0  # so far; any thread
         self._pressure = Pressure(limits, transactions=not commits)
         self._pauses = Pauses()
         self._generation = 0
@@ -257,8 +258,9 @@ class Intake(Service):
             self._listener.received(topic, len(run))
             chunks.append(chunk)
         if chunks:
-            mean_bytes = sum(chunk.size_bytes for chunk in chunks) / sum(map(len, chunks))
-            self._request_bytes = 0.5 * self._request_bytes + 0.5 * mean_bytes
+            size_bytes = sum(chunk.size_bytes for chunk in chunks)
+            self._request_bytes = 0.5 * self._request_bytes + 0.5 * size_bytes / sum(map(len, chunks))
+            self.polled_bytes += size_bytes
         with self._taking:
             self._untaken += len(chunks)
         self._running.call_soon_threadsafe(self._arrive, chunks)
