@@ -19,6 +19,7 @@ __all__ = ["HOLD_S", "Refusing", "broker_behind_a_proxy"]
 
 PRODUCE, NOT_LEADER_OR_FOLLOWER = 0, 6
 HOLD_S = 1.0  # before a refusal: by then the next request to the partition is on its way
+WAIT_S = 30.0
 BEFORE_COUNT = 57  # bytes of a record batch before the number of its records
 
 
@@ -53,6 +54,13 @@ class Refusing:
     ) -> None:
         for each in self._sockets:
             each.close()
+
+    def wait(self, partition: int) -> None:
+        """Wait for the first request to a partition; it is refused `HOLD_S` later."""
+        end_s = time.monotonic() + WAIT_S
+        while partition not in self.refused:
+            assert time.monotonic() < end_s, f"nothing was produced to partition {partition}"
+            time.sleep(0.01)
 
     def _accept(self) -> None:
         while True:
