@@ -35,6 +35,7 @@ class Limits:
     compute_ms_max: int = 120_000  # of one batch: a backend that hangs ends the worker, far below max.poll.interval.ms
     delivery_attempts_max: int = 5  # of one terminal record, each after librdkafka's own retries
     commit_interval_ms: int = 100  # 10 small commits a second cost nothing; a crash repeats at most so much
+    transaction_ms: int = 150  # while there is more to publish: a commit takes 10 to 30, and nothing is published then
     slots: int = 3  # one computes, one is filled, one is encoded
     # Remembered to answer their duplicates once, where asked for. 330 bytes each: 86 MB; a minute of 4,000 a second.
     remembered_requests_max: int = 262_144

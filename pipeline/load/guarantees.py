@@ -18,7 +18,7 @@ def guarantees(full: RawWork, paced: LatencyWork, tell: Callable[[str], None]) -
     """``at-least-once``, ``exactly-once``; figures ``messages_per_s``, ``cpu_us_per_message``, ``p50_ms``, ``p99_ms``.
 
     Both are read committed. Rates count from the moments records were appended, though those of a transaction become
-    visible together at its commit, at most a commit interval later: the last of a run as the first. Latencies count
+    visible together at its commit, at most `transaction_ms` later: the last of a run as the first. Latencies count
     until a record was visible and read.
 
     Raises `BenchError` where a request is answered wrongly or not at all, and exactly-once where one is repeated.

@@ -79,7 +79,7 @@ class Transactions:
         self._ledger = ledger
         self._group_metadata = group_metadata
         self._committed = committed
-        self._interval_ns = limits.commit_interval_ms * 1_000_000
+        self._interval_ns = limits.transaction_ms * 1_000_000
         self._clock = clock
         self._held: dict[TopicPartitionKey, list[Outcome]] = {}
         self._emitted: list[Outcome] = []
@@ -118,7 +118,7 @@ class Transactions:
         return error if is_too_large(error) else None
 
     def turn(self, *, idle: bool) -> None:
-        """Commit what is emitted when nothing waits, or when the transaction is as old as the commit interval."""
+        """Commit what is emitted when nothing waits, or when the transaction is as old as it may be."""
         if self._begun_ns is not None and (
             idle or self._broken or self._clock.now_ns() - self._begun_ns >= self._interval_ns
         ):

@@ -97,6 +97,7 @@ class World:
             pause_after_ms=random.choice([5, 100]),
             drain_ms_max=20_000 if self.clean else random.choice([20, 500, 20_000]),
             commit_interval_ms=random.choice([1, 20, 100]),
+            transaction_ms=random.choice([1, 20, 150]),
             slots=random.randint(1, 3),
             remembered_requests_max=self.twins.choice([1, 4, 100]),
         )

@@ -88,7 +88,7 @@ class Case:
             self.ledger,
             group_metadata=lambda: "metadata",
             committed=self.told.append,
-            limits=Limits(commit_interval_ms=100),
+            limits=Limits(transaction_ms=100),
             clock=self.clock,
         )
         self.ledger.assign([(TOPIC, 0)])
