@@ -43,7 +43,7 @@ def test_ten_thousand_schedules_keep_every_invariant() -> None:
     assert done.stdout.startswith(f"{SCHEDULES:,} schedules, "), done.stdout
 
 
-@pytest.mark.parametrize("seed", [4, 5])
+@pytest.mark.parametrize("seed", [4, 13])
 def test_a_seed_says_all_that_happens(seed: int) -> None:
     logs = [simulate("--seed", str(seed), PYTHONHASHSEED=hashes) for hashes in ("1", "2")]
     assert logs[0].stdout == logs[1].stdout
