@@ -1,4 +1,4 @@
-"""How much free memory glibc's heaps keep: little, or a new page for each that large requests take costs a quarter."""
+"""How much free memory glibc's heaps keep: little when idle, more when large requests would take it anew each time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ M_MXFAST, M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = 1, -1, -3
 
 LARGE_BYTES = 8 * 1024 * 1024  # has pages of its own, which go back at once; a fetch of a few 1 MB messages must not
 KEPT_BYTES = 4 * 1024 * 1024  # free at the end of each heap
-KEPT_FAST_BYTES = 16 * 1024 * 1024  # while this much comes in, again and again
+KEPT_FAST_BYTES = 16 * 1024 * 1024  # while requests come fast
 LOOK_S = 0.25
-FAST_BYTES = 64 * 1024 * 1024  # between two looks
+FAST_BYTES = 64 * 1024 * 1024  # of requests between two looks
 
 
 class Heaps:
@@ -48,5 +48,5 @@ class Heaps:
             if wanted != kept:
                 self._set(M_TRIM_THRESHOLD, wanted)
             if wanted < kept:
-                self._give_back(0)
+                self._give_back(0)  # what is kept already is given back by no later free
             kept, before = wanted, now
