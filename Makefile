@@ -31,7 +31,7 @@ help:
 	@echo "make simulate      100,000 random schedules of faults in virtual time; FROM=S begins at another seed"
 	@echo "make faults        every fault in its long form on a real broker, and the table of what came of it: 25 minutes"
 	@echo "make overload      ten minutes at twice the capacity"
-	@echo "make bench         all figures beside their peers: half an hour"
+	@echo "make bench         all figures beside their peers, pictures in ops/plots: an hour"
 	@echo "make gpu           on a GPU machine: the tests that need one, and what the way through Kafka costs there"
 	@echo "make audit         what is locked: pins, hashes, licences, and known vulnerabilities where one can ask"
 	@echo "make fuzz          coverage-guided fuzzing, FUZZ_S=600 seconds of each of FUZZ=\"$(FUZZ)\""
@@ -80,17 +80,17 @@ framework-tests: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-build-isolation -e '.[bench]'
-	$(BIN)/sluice bench throughput
+	$(BIN)/sluice bench throughput --plot ops/plots/throughput.svg
 	$(BIN)/sluice bench throughput --arrow
 	$(BIN)/sluice bench throughput --arrow-bytes
 	$(BIN)/sluice bench throughput --heavy
-	$(BIN)/sluice bench latency
+	$(BIN)/sluice bench latency --plot ops/plots/latency.svg
 	$(BIN)/sluice bench tracing
 	$(BIN)/sluice bench guarantees
 	$(BIN)/sluice bench sequences
-	$(BIN)/sluice bench slo
+	$(BIN)/sluice bench slo --plot ops/plots/slo.svg
 	$(BIN)/sluice bench overload
-	$(BIN)/sluice bench scaling
+	$(BIN)/sluice bench scaling --plot ops/plots/scaling.svg
 
 # TensorRT is what the machine has (sluice[gpu], or a container image's own); without a GPU it says so and fails.
 gpu: $(STAMP)

@@ -271,6 +271,7 @@ def slo(
     repeats: Repeats = 3,
     slo_ms: SloMs = 100.0,
     duration_s: RateS = 6.0,
+    plot: Plot = None,
     as_json: Json = False,
 ) -> None:
     """The highest Poisson rate at which 99% of requests are answered in time, beside stock Faust and eager batches.
@@ -283,6 +284,7 @@ def slo(
 
     For instance: sluice bench slo --slo-ms 100 --repeats 3
     """
+    from pipeline.load.plots import bars, check_plot
     from pipeline.load.slo import SloWork, slo_peaks
     from pipeline.plan.simulate import ceiling_rate
     from pipeline.window import Cost
@@ -290,12 +292,16 @@ def slo(
     def ceiling(cost: Cost, work: SloWork) -> float:
         return ceiling_rate(cost, work.model.manifest.rows_max, work.slo_ms)
 
+    check_plot(plot)
     model = bench_model("tower")
     with ground(broker, repeats * 6) as (bootstrap, folder, tell):
         work = SloWork(model, bootstrap, folder, slo_ms=slo_ms, duration_s=duration_s, repeats=repeats)
         rounds = slo_peaks(work, ceiling, tell)
-    peers = ("take", "eager", "offline", "beside", "ceiling")
-    peaks = {f"sluice / {name}": rounds.ratio("sluice", name, "peak_per_s") for name in peers}
+    pairs = [("sluice", name) for name in ("take", "eager", "offline", "beside", "ceiling")]
+    pairs += [("beside", name) for name in ("offline", "ceiling")]
+    peaks = {f"{a} / {b}": rounds.ratio(a, b, "peak_per_s") for a, b in pairs}
+    if plot is not None:
+        bars(rounds, "peak_per_s", "requests a second, 99% of them in time", plot)
     ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}
     forms = {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"}
     compared = Compared("ratios", "ratio", ratios, ".2f")

@@ -20,7 +20,7 @@ PEAKS = {"offline": 1000.0, "take": 300.0, "eager": 500.0, "sluice": 800.0, "bes
 
 
 @given(st.floats(LOW, HIGH))
-def test_the_peak_is_found_to_a_thirtieth_of_the_capacity_and_always_held(limit: float) -> None:
+def test_the_peak_is_found_to_a_sixtieth_of_the_capacity_and_always_held(limit: float) -> None:
     tried: list[float] = []
 
     def holds(rate: float) -> bool:
@@ -68,6 +68,8 @@ def test_peaks_are_shown_as_shares_of_the_peers_and_of_the_model_alone(monkeypat
             "sluice / offline": 0.8,
             "sluice / beside": 8 / 9,
             "sluice / ceiling": 0.8,
+            "beside / offline": 0.9,
+            "beside / ceiling": 0.9,
             "busy: sluice / eager": 0.5,
         }
     )
