@@ -73,7 +73,8 @@ async def _serve(
         if intake.assigned.is_set() and not told.is_set():
             _quiet_gc()
             assert intake.thread is not None
-            app.add_future(core.keep([threading.current_thread(), intake.thread, flow.publisher.thread]))
+            threads = threading.current_thread(), intake.thread, flow.publisher.thread, *flow.observer.threads
+            app.add_future(core.keep(threads))
             app.add_future(heaps.follow(lambda: intake.polled_bytes))
             ready()
             await app.wait_first(told.wait())

@@ -14,6 +14,7 @@ from enum import StrEnum
 __all__ = [
     "ARROW",
     "JSON",
+    "PRIORITY_DEFAULT",
     "RAW",
     "Header",
     "Headers",
@@ -27,6 +28,8 @@ __all__ = [
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 RAW = "application/octet-stream"
+
+PRIORITY_DEFAULT = 5  # of 0 to 9, the most important: a request's among those of its model, a model's among models
 
 Headers = Sequence[tuple[str, bytes | None]]
 """Headers as librdkafka gives them: names may repeat, a value may be null."""

@@ -10,11 +10,10 @@ from pipeline.observe import is_sampled
 from topics.codecs import Codec, ModelName, codec_for, shown
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
-from topics.records import JSON, Header
+from topics.records import JSON, PRIORITY_DEFAULT, Header
 
 __all__ = ["HeaderReader", "RequestHeaders"]
 
-PRIORITY_DEFAULT = 5
 # Plain texts: a dictionary finds a member of an enumeration three times as slowly, and each request looks for eight.
 _NAMES = REQUEST_ID, CONTENT_TYPE, DEADLINE_MS, PRIORITY, TRACEPARENT, TRACESTATE, STAGES, MODEL = tuple(
     str(name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.core.limits import Limits
+from topics.records import PRIORITY_DEFAULT
 
 __all__ = ["Allowed", "Demand", "Pressure"]
 
@@ -19,7 +20,7 @@ class Demand:
 
     request_ns: float = 0.0  # of its time for each, as of late
     batch_requests: int = 1  # that fill a batch; so many may always be in flight
-    priority: int = 5  # 9 is the most important
+    priority: int = PRIORITY_DEFAULT
     slo_ns: float | None = None
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.core.errors import ModelError
 from pipeline.models.ladder import FULL, Rung, ladder_checks, version_of
 from topics.names import Topics, check_model_name, topics_of
+from topics.records import PRIORITY_DEFAULT
 from topics.signature import Signature
 
 __all__ = ["MANIFEST", "ROWS_MAX_DEFAULT", "Manifest", "Model", "default_buckets", "read_manifest", "version_key"]
@@ -60,7 +61,7 @@ class Manifest:
     allow_not_finite: bool = False
     gather_ms_max: float = 0.0
     slo_ms: float | None = None
-    priority: int = 5
+    priority: int = PRIORITY_DEFAULT
     sequences: tuple[str, ...] = ()
     lengths: tuple[int, ...] = ()
     ladder: tuple[Rung, ...] = ()
@@ -253,7 +254,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
         switches = {key: _take(rest, key, bool) for key in ("answer_rejected", "allow_not_finite") if key in rest}
         gather_ms_max = float(_take(rest, "gather_ms_max", (int, float), 0.0))
         slo_ms = float(_take(rest, "slo_ms", (int, float))) if "slo_ms" in rest else None
-        priority = _take(rest, "priority", int, 5)
+        priority = _take(rest, "priority", int, PRIORITY_DEFAULT)
         ladder = tuple(_rung(each) for each in _take(rest, "ladder", list, ()))
     except KeyError as error:
         raise ModelError(f"{error} is missing") from error

@@ -84,6 +84,11 @@ class Observer:
         """Whether spans are exported; where not, a request's traceparent is best passed on as it is."""
         return self._telemetry is not None and self._telemetry.traces
 
+    @property
+    def threads(self) -> Sequence[threading.Thread]:
+        """Who exports, once started."""
+        return () if self._telemetry is None else self._telemetry.threads
+
     def received(self, model: str, count: int) -> None:
         """Requests taken from Kafka."""
         self._tally(model, "received", count)

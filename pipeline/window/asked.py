@@ -8,8 +8,8 @@ import numpy as np
 
 from pipeline.admit import Admitted
 from pipeline.admit.admission import NO_DEADLINE_MS
-from pipeline.admit.headers import PRIORITY_DEFAULT
 from pipeline.window.ordered import NEVER_NS, Asked, IntArray
+from topics.records import PRIORITY_DEFAULT
 
 __all__ = ["PATIENCE_NS", "PRIORITY_NS", "are_hasty", "asked_of", "of_turn", "turn_ns"]
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -192,26 +193,41 @@ def test_a_request_too_large_for_kafka_is_refused_or_not_delivered(client: Clien
         client.produce([[1, 2], np.zeros((300_000, 2), np.float32)])
 
 
-def test_what_librdkafka_only_supposes_delivered_is_told(topic: Callable[..., str]) -> None:
-    """A partition's first requests are refused, the next ones taken."""
-    model = topic("fake")
-
+@contextmanager
+def refused(model: str) -> Iterator[tuple[Refusing, Client]]:
+    """A client whose first request to a partition is refused, while what is behind it is taken; nobody answers."""
     with broker_behind_a_proxy() as (kafka, address):
         apply_topics(kafka.bootstrap, [topics_of(model)], partitions=1)
         with (
             Refusing(address, kafka.listener("PROXIED"), topics_of(model).requests) as way,
             Client(address, model, SIGNATURE) as client,
         ):
-
-            def slowly() -> Iterator[list[int]]:
-                for number in range(20):
-                    yield [number, 1]
-                    way.wait(0)  # for the first one; the next are sent before it is refused
-                    time.sleep(0.02)
-
-            with pytest.raises(KafkaFailed, match=r"^1 of 20 messages not delivered.*later records"):
-                client.produce(slowly())
+            yield way, client
             assert way.refused == {0: 1}
+
+
+def test_what_librdkafka_only_supposes_delivered_is_told(topic: Callable[..., str]) -> None:
+    with refused(topic("fake")) as (way, client):
+
+        def slowly() -> Iterator[list[int]]:
+            for number in range(20):
+                yield [number, 1]
+                way.wait(0)  # for the first one; the next are sent before it is refused
+                time.sleep(0.02)
+
+        with pytest.raises(KafkaFailed, match=r"^1 of 20 messages not delivered.*later records"):
+            client.produce(slowly())
+
+
+def test_a_call_that_librdkafka_only_supposes_delivered_fails(topic: Callable[..., str]) -> None:
+    with refused(topic("fake")) as (way, client):
+        lost = client.submit([0, 1])
+        way.wait(0)
+        kept = client.submit([1, 1], timeout_s=5)
+        with pytest.raises(KafkaFailed, match=r"^request not delivered.*later records"):
+            lost.result()
+        with pytest.raises(NotAnswered):
+            kept.result()
 
 
 def test_missing_topics_are_told_and_not_created(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:

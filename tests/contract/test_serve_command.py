@@ -54,12 +54,17 @@ def test_it_answers_when_ready_and_drains_when_told(
     assert (counts["answered"], counts["in_flight"]) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "threads"),
+    [((), 3), (("--otlp-endpoint", "http://127.0.0.1:9"), 5)],
+    ids=["event loop, poll, completion", "and two that export"],
+)
 def test_its_threads_that_take_turns_at_pythons_lock_share_one_core_and_no_other_thread_is_kept(
-    broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path
+    broker: EmbeddedKafka, topic: Callable[..., str], tmp_path: Path, endpoint: tuple[str, ...], threads: int
 ) -> None:
     if len(everywhere := os.sched_getaffinity(0)) < 2:
         pytest.skip("this process has one core")
-    with Worker(broker.bootstrap, BUNDLED, topic("group"), log=tmp_path / "log") as worker:
+    with Worker(broker.bootstrap, BUNDLED, topic("group"), *endpoint, log=tmp_path / "log") as worker:
         tasks = Path(f"/proc/{worker.process.pid}/task")
 
         def kept() -> list[set[int]]:
@@ -68,10 +73,10 @@ def test_its_threads_that_take_turns_at_pythons_lock_share_one_core_and_no_other
 
         shared: list[set[int]] = []
         for _ in range(200):
-            if len(shared := kept()) == 3:  # event loop, poll, completion
+            if len(shared := kept()) == threads:
                 break
             time.sleep(0.02)
-    assert shared == [shared[0]] * 3
+    assert shared == [shared[0]] * threads
     assert len(shared[0]) == 1
 
 
