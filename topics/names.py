@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["Topics", "check_model_name", "topics_of"]
 
@@ -31,6 +32,7 @@ def check_model_name(name: str) -> str:
     return name
 
 
+@lru_cache(maxsize=256)  # asked for with every batch
 def topics_of(model: str) -> Topics:
     """The topics of ``model``. Raises ``ValueError`` for a name that cannot be one."""
     check_model_name(model)

@@ -35,8 +35,8 @@ LEAD_S = 0.2  # from the call to the first request: threads are up before it is 
 # Each on its own, a broker on two cores has its hands full with these: then it would be measured, not the worker.
 AT_ONCE_PER_S = 1000
 LINGER_MS = 5.0
-# While the producer gathers, what is due is sent, and what is answered is read, in such steps: a wake-up for each one, on
-# two cores, took a worker at twice its capacity a fifth of its answers in time.
+# While the producer gathers, what is due is sent, and what is answered is read, in such steps: a wake-up for each one
+# took a worker on the same two cores, at twice its capacity, a fifth of its answers in time.
 STEP_S = 0.002
 SEND_MAX = 256  # requests sent before refused ones are heard of and the answers' thread gets its turn
 SWITCH_S = 0.0005  # a thread that wants to note an answer waits so long for the one that sends, instead of 5 ms

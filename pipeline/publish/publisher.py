@@ -25,11 +25,10 @@ from pipeline.observe import Observer
 from pipeline.publish.flight import Flight, positions_of
 from pipeline.publish.predictions import Predictions
 from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, ProducerLike, is_too_large
-from pipeline.publish.terminal import Record, notice_headers, notice_value, rejection
+from pipeline.publish.terminal import Record, expirations, rejection
 from pipeline.publish.transactions import Outcome, Transactions
 from pipeline.window import Late
 from topics.codes import BadRequest, Code
-from topics.records import Status
 from topics.signature import Columns
 
 __all__ = ["Publisher"]
@@ -242,22 +241,13 @@ class Publisher:
             self._send_all(chunk, [index], records, settle, self._rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
-        notice = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")
         for admitted, requests in late:
             chunk = admitted.chunk
             if not self.ledger.is_current(chunk):
                 continue
             self.forget(admitted, requests)
             indices = [admitted.indices[request] for request in requests]
-            records = [
-                Record(
-                    model.topics.predictions,
-                    notice,
-                    chunk.keys()[index],
-                    notice_headers(chunk, index, model.label, Status.EXPIRED),
-                )
-                for index in indices
-            ]
+            records = expirations(model, admitted, requests)
             settle = partial(self._finish, chunk, indices, model, self.observer.expired)
             self._send_all(chunk, indices, records, settle, self._terminal_refused)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import orjson
 
+from pipeline.admit import Admitted
 from pipeline.intake import Chunk, RawHeaders
 from pipeline.models import Model
 from topics.codes import BadRequest, Code
@@ -16,6 +18,7 @@ __all__ = [
     "HeaderList",
     "Record",
     "dead_letter_headers",
+    "expirations",
     "notice_headers",
     "notice_value",
     "rejection",
@@ -48,8 +51,7 @@ _OWN = frozenset(
 _TOLD = frozenset(str(name) for name in (Header.REQUEST_ID, Header.TRACEPARENT, Header.TRACESTATE))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record to produce."""
 
     topic: str
@@ -86,8 +88,8 @@ def dead_letter_headers(chunk: Chunk, index: int, model: str, code: Code, reason
     ]
 
 
-def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> HeaderList:
-    """Headers of an ``expired`` or ``rejected`` notice on the predictions topic; its value is JSON.
+def notice_headers(chunk: Chunk, index: int, model: str) -> HeaderList:
+    """Headers of a ``rejected`` notice on the predictions topic; its value is JSON.
 
     A trace goes on and an id is told where they are well formed; the source always names the request.
     """
@@ -100,7 +102,7 @@ def notice_headers(chunk: Chunk, index: int, model: str, status: Status) -> Head
     return [
         (Header.REQUEST_ID, request_id_of(headers, source)),
         (Header.CONTENT_TYPE, JSON),
-        (Header.STATUS, status),
+        (Header.STATUS, Status.REJECTED),
         (Header.MODEL, model),
         (Header.SOURCE, source),
         *dict(each for each in headers if each[0] != Header.REQUEST_ID).items(),
@@ -112,13 +114,37 @@ def notice_value(code: Code, reason: str) -> bytes:
     return orjson.dumps({"code": str(code), "reason": _one_line(reason)})
 
 
+def expirations(model: Model, admitted: Admitted, requests: Sequence[int]) -> list[Record]:
+    """The notices of requests past their deadline: at twice the load that can be served they are most of the answers.
+
+    As with `notice_headers`, but a request that was admitted has been read already.
+    """
+    topic, chunk, records = model.topics.predictions, admitted.chunk, list[Record]()
+    keys, offsets, prefix = chunk.keys(), chunk.offsets, f"{chunk.topic}/{chunk.partition}/"
+    same: HeaderList = [
+        (str(Header.CONTENT_TYPE), JSON),
+        (str(Header.STATUS), str(Status.EXPIRED)),
+        (str(Header.MODEL), model.label),
+    ]
+    for request in requests:
+        index, read = admitted.indices[request], admitted.headers(request)
+        source = prefix + str(offsets[index])
+        headers: HeaderList = [("request-id", read.request_id or source), *same, ("source", source)]
+        if read.traceparent is not None:
+            headers.append(("traceparent", read.traceparent))
+        if read.tracestate is not None:
+            headers.append(("tracestate", read.tracestate))
+        records.append(Record(topic, _EXPIRED, keys[index], headers))
+    return records
+
+
 def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadRequest) -> list[Record]:
     """The records of a rejected request: its dead letter, and the notice where the manifest wants one."""
     value, key, topics = chunk.values()[index], chunk.keys()[index], model.topics
     headers = dead_letter_headers(chunk, index, model.label, why.code, why.reason, stage)
     records = [Record(topics.dead_letters, value, key, headers)]
     if model.manifest.answer_rejected:
-        headers = notice_headers(chunk, index, model.label, Status.REJECTED)
+        headers = notice_headers(chunk, index, model.label)
         if key is not None and len(key) > LIMITS.key_bytes_max:
             key = None
         records.append(Record(topics.predictions, notice_value(why.code, why.reason), key, headers))
@@ -128,3 +154,6 @@ def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadReques
 def _one_line(reason: str) -> str:
     text = " ".join(reason.split())
     return text if len(text) <= REASON_CHARS_MAX else text[: REASON_CHARS_MAX - 1] + "…"
+
+
+_EXPIRED = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")

@@ -16,7 +16,6 @@ from tests.unit.infer.makers import model_of
 from tests.unit.intake.messages import chunk_of
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
-from topics.records import Status
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def test_it_is_rejected_and_harms_no_neighbour(messages: list[Message]) -> None:
     for index, why in rejected:
         letter = dead_letter_headers(chunk, index, "m/1", why.code, why.reason, "admit")
         assert [name for name, _ in letter[-3:]] == ["x-error-code", "x-error-reason", "x-error-stage"]
-        assert dict(notice_headers(chunk, index, "m/1", Status.REJECTED))["request-id"] == f"m.requests/0/{index}"
+        assert dict(notice_headers(chunk, index, "m/1"))["request-id"] == f"m.requests/0/{index}"
 
 
 def test_messages_can_be_made_a_chunk_again_and_again(messages: list[Message]) -> None:
