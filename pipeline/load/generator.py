@@ -61,7 +61,7 @@ class Answers(threading.Thread):
     An answer is seen once it is committed, up to ``step_s`` later.
     """
 
-    def __init__(self, connection: Connection, topic: str, run: bytes, count: int, step_s: float = 0.0) -> None:
+    def __init__(self, connection: Connection, topic: str, run: bytes, count: int, step_s: float) -> None:
         super().__init__(name="answers", daemon=True)
         self.answered_ns = np.full(count, MISSING, np.int64)
         self.outcomes = np.zeros(count, np.int8)

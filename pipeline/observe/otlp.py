@@ -66,7 +66,7 @@ class Telemetry:
         for name in _NOISY:
             logging.getLogger(name).addFilter(_SPARSE)
         resource = _resource(worker)
-        before = set(threading.enumerate())
+        before = set(threading.enumerate())  # the SDK does not tell which threads it starts
         self._clock = clock
         self._lock = threading.Lock()
         self._stops: list[tuple[Callable[[], None], Callable[[], None]]] = []  # how to end in order, and at once
@@ -78,7 +78,7 @@ class Telemetry:
         if "metrics" in signals:
             otlp = OTLPMetricExporter(_url(endpoint, "metrics"))
             self._stops.append((_meters(otlp, source, resource, group, clock).shutdown, otlp.shutdown))
-        self.threads = tuple(thread for thread in threading.enumerate() if thread not in before)  # the SDK names none
+        self.threads = tuple(thread for thread in threading.enumerate() if thread not in before)
         self._tokens = float(SPANS_PER_S_MAX)
         self._refilled_ns = clock.now_ns()
 

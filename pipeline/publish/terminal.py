@@ -99,14 +99,8 @@ def notice_headers(chunk: Chunk, index: int, model: str) -> HeaderList:
         if name in _TOLD and raw is not None and len(raw) <= LIMITS.header_chars_max
     ]
     source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
-    return [
-        (Header.REQUEST_ID, request_id_of(headers, source)),
-        (Header.CONTENT_TYPE, JSON),
-        (Header.STATUS, Status.REJECTED),
-        (Header.MODEL, model),
-        (Header.SOURCE, source),
-        *dict(each for each in headers if each[0] != Header.REQUEST_ID).items(),
-    ]
+    traced = dict(each for each in headers if each[0] != Header.REQUEST_ID)
+    return [*_notice(request_id_of(headers, source), Status.REJECTED, model, source), *traced.items()]
 
 
 def notice_value(code: Code, reason: str) -> bytes:
@@ -119,22 +113,17 @@ def expirations(model: Model, admitted: Admitted, requests: Sequence[int]) -> li
 
     As with `notice_headers`, but a request that was admitted has been read already.
     """
-    topic, chunk, records = model.topics.predictions, admitted.chunk, list[Record]()
-    keys, offsets, prefix = chunk.keys(), chunk.offsets, f"{chunk.topic}/{chunk.partition}/"
-    same: HeaderList = [
-        (str(Header.CONTENT_TYPE), JSON),
-        (str(Header.STATUS), str(Status.EXPIRED)),
-        (str(Header.MODEL), model.label),
-    ]
+    value = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")
+    topic, label, chunk, records = model.topics.predictions, model.label, admitted.chunk, list[Record]()
     for request in requests:
         index, read = admitted.indices[request], admitted.headers(request)
-        source = prefix + str(offsets[index])
-        headers: HeaderList = [("request-id", read.request_id or source), *same, ("source", source)]
+        source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
+        headers = _notice(read.request_id or source, Status.EXPIRED, label, source)
         if read.traceparent is not None:
-            headers.append(("traceparent", read.traceparent))
+            headers.append((Header.TRACEPARENT, read.traceparent))
         if read.tracestate is not None:
-            headers.append(("tracestate", read.tracestate))
-        records.append(Record(topic, _EXPIRED, keys[index], headers))
+            headers.append((Header.TRACESTATE, read.tracestate))
+        records.append(Record(topic, value, chunk.keys()[index], headers))
     return records
 
 
@@ -151,9 +140,17 @@ def rejection(model: Model, stage: str, chunk: Chunk, index: int, why: BadReques
     return records
 
 
+def _notice(request_id: str, status: Status, model: str, source: str) -> HeaderList:
+    """What every notice says of itself; in plain texts, which take a third of the time of an enumeration's members."""
+    return [
+        ("request-id", request_id),
+        ("content-type", JSON),
+        ("status", status),
+        ("model", model),
+        ("source", source),
+    ]
+
+
 def _one_line(reason: str) -> str:
     text = " ".join(reason.split())
     return text if len(text) <= REASON_CHARS_MAX else text[: REASON_CHARS_MAX - 1] + "…"
-
-
-_EXPIRED = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")
