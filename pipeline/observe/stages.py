@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,11 +25,10 @@ class Stage(StrEnum):
     COMMIT = "commit"  # acknowledged -> the request's offset is committed
 
 
-@dataclass(frozen=True, slots=True)
-class Traced:
+class Traced(NamedTuple):
     """A request of a part whose ``traceparent`` is sampled."""
 
-    index: int  # in the part
+    position: int  # in the part
     request_id: str
     traceparent: str  # the client's, well formed (`pipeline.observe.is_sampled`)
     tracestate: str | None

@@ -46,10 +46,12 @@ def test_a_later_version_may_say_more() -> None:
     assert is_sampled(f"01-{TRACE}-{SPAN}-01-more".encode())
 
 
-@given(st.binary(max_size=80))
+@given(
+    st.binary(max_size=80) | st.from_regex(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}.?.?", fullmatch=True)
+)
 def test_any_bytes_are_either_ignored_or_can_be_continued(raw: bytes) -> None:
     if is_sampled(raw):
-        continue_trace(raw.decode("ascii"))
+        assert is_sampled(continue_trace(raw.decode("ascii")).traceparent.encode())
 
 
 def test_a_trace_goes_on_under_a_span_of_our_own() -> None:
@@ -62,8 +64,3 @@ def test_a_trace_goes_on_under_a_span_of_our_own() -> None:
 
 def test_a_later_version_goes_on_as_the_one_we_know() -> None:
     assert continue_trace(f"01-{TRACE}-{SPAN}-ff-x", new_id=lambda bits: 1).traceparent.endswith("-03")
-
-
-def test_a_malformed_traceparent_cannot_be_continued() -> None:
-    with pytest.raises(ValueError, match="malformed"):
-        continue_trace("00-xyz-01-01")
