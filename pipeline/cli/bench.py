@@ -142,8 +142,8 @@ def _measure_bytes(on: Ground, repeats: int, requests: int) -> Measured:
 @app.command()
 def tracing(
     broker: Broker = None,
-    repeats: Repeats = 3,
-    messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 400_000,
+    repeats: Repeats = 6,
+    messages: Annotated[int, typer.Option(help="One-row requests of a run.", min=1000)] = 800_000,
     sampled: Annotated[float, typer.Option(help="Share of the requests that are recorded.", min=0, max=1)] = 0.01,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +152,7 @@ def tracing(
     As with the throughput bench, but each request has a traceparent. A process beside takes what is exported and drops
     it. "bare" is without a traceparent, too: what it costs to go on with a client's trace is in the other two.
 
-    For instance: sluice bench tracing --repeats 5 --sampled 0.01
+    For instance: sluice bench tracing --repeats 12 --sampled 0.01
     """
     from pipeline.load.tracing import TracingWork
     from pipeline.load.tracing import tracing as measure

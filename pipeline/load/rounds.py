@@ -1,9 +1,10 @@
-"""Interleaved rounds: every contestant once a round in rotating order, and what medians and ratios come of it."""
+"""Interleaved rounds: every contestant once a round in changing order, and what medians and ratios come of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
@@ -64,8 +65,13 @@ class Rounds:
 
 
 def turns(names: list[str], repeats: int) -> list[list[str]]:
-    """The order of every round: each starts one further, so that nobody always runs first or after the same peer."""
-    return [names[r % len(names) :] + names[: r % len(names)] for r in range(repeats)]
+    """The order of every round: two rounds there and back, the next two start one further.
+
+    So nobody always runs first, or after the same peer (whose topics the broker is still deleting), and a drift of the
+    machine's counts as much for one as for another.
+    """
+    there = [names[first:] + names[:first] for first in range(len(names))]
+    return list(islice(cycle(order[::way] for order in there for way in (1, -1)), repeats))
 
 
 def interleave(contestants: Mapping[str, Contestant], repeats: int, tell: Callable[[str], None]) -> Rounds:

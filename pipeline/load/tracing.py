@@ -25,10 +25,10 @@ class TracingWork:
     model: Model
     broker: str
     folder: Path
-    messages: int = 400_000
+    messages: int = 800_000
     sampled: float = 0.01
     partitions: int = 4
-    repeats: int = 3
+    repeats: int = 6
 
 
 def tracing(work: TracingWork, tell: Callable[[str], None]) -> Rounds:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from pipeline.load.rounds import Contestant, Rounds, Spread, interleave, turns
 
 
-def test_each_round_starts_one_contestant_further() -> None:
-    assert turns(["a", "b", "c"], 4) == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"], ["a", "b", "c"]]
+def test_rounds_go_there_and_back_and_then_start_one_further() -> None:
+    assert ["".join(order) for order in turns(["a", "b", "c"], 7)] == ["abc", "cba", "bca", "acb", "cab", "bac", "abc"]
+
+
+def test_nobody_runs_after_the_same_peer_more_often_than_before_it() -> None:
+    sequence = "".join("".join(order) for order in turns(["a", "b", "c"], 6))
+    after = [sequence.count(pair) for pair in ("ab", "ba", "ac", "ca", "bc", "cb")]
+    assert max(after) - min(after) <= 1
 
 
 def test_contestants_run_interleaved_and_their_figures_keep_the_order_of_rounds() -> None:
@@ -21,7 +27,7 @@ def test_contestants_run_interleaved_and_their_figures_keep_the_order_of_rounds(
 
     told: list[str] = []
     rounds = interleave({"a": contestant("a", 1), "b": contestant("b", 10)}, 3, told.append)
-    assert ran == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+    assert ran == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("b", 2), ("a", 2)]
     assert told[0] == "round 1 of 3: a"
     assert rounds.values("a", "rate") == [1, 2, 3]
     assert rounds.values("b", "rate") == [10, 20, 30]
