@@ -150,7 +150,8 @@ def tracing(
     """What telemetry costs: requests a second with all metrics and sampled spans exported, beside none.
 
     As with the throughput bench, but each request has a traceparent. A process beside takes what is exported and drops
-    it. "bare" is without a traceparent, too: what it costs to go on with a client's trace is in the other two.
+    it. "bare" is without a traceparent, too: what it costs to go on with a client's trace is in the others. "again" is
+    the untraced once more: its ratio is what the machine makes of no difference at all.
 
     For instance: sluice bench tracing --repeats 12 --sampled 0.01
     """
@@ -158,9 +159,10 @@ def tracing(
     from pipeline.load.tracing import tracing as measure
 
     model = bench_model("linear")
-    with ground(broker, repeats * 3) as (bootstrap, folder, tell):
+    with ground(broker, repeats * 4) as (bootstrap, folder, tell):
         rounds = measure(TracingWork(model, bootstrap, folder, messages, sampled, repeats=repeats), tell)
-    ratios = {f"traced / {base}": rounds.ratio("traced", base, "messages_per_s") for base in ("untraced", "bare")}
+    compared = (("traced", "untraced"), ("again", "untraced"), ("traced", "bare"))
+    ratios = {f"{name} / {base}": rounds.ratio(name, base, "messages_per_s") for name, base in compared}
     about = {"model": model.label, "sampled": sampled}
     show("tracing", rounds, MESSAGES, about, Compared("ratios", "ratio", ratios, ".3f"), as_json=as_json)
 

@@ -32,11 +32,12 @@ class TracingWork:
 
 
 def tracing(work: TracingWork, tell: Callable[[str], None]) -> Rounds:
-    """``bare``, ``untraced`` and ``traced``; figures ``messages_per_s``, ``cpu_us_per_message``.
+    """``bare``, ``untraced``, ``traced`` and ``again``; figures ``messages_per_s``, ``cpu_us_per_message``.
 
-    ``traced`` exports to a process that takes and drops; ``untraced`` has no endpoint and the same requests; ``bare``
-    requests carry no ``traceparent`` at all, so that it alone continues no traces. Raises `BenchError` where a request
-    is not answered, or the traced worker exported no metrics or no spans.
+    ``traced`` exports to a process that takes and drops; ``untraced`` has no endpoint and the same requests, and
+    ``again`` is the same once more: what becomes of no difference at all on this machine. ``bare`` requests carry no
+    ``traceparent``, so that it alone continues no traces. Raises `BenchError` where a request is not answered, or the
+    traced worker exported no metrics or no spans.
     """
 
     def contestant(name: str, sampled: float | None, *, traced: bool) -> Contestant:
@@ -64,6 +65,7 @@ def tracing(work: TracingWork, tell: Callable[[str], None]) -> Rounds:
             "bare": contestant("bare", None, traced=False),
             "untraced": contestant("untraced", work.sampled, traced=False),
             "traced": contestant("traced", work.sampled, traced=True),
+            "again": contestant("again", work.sampled, traced=False),
         },
         work.repeats,
         tell,

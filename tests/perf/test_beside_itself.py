@@ -45,7 +45,7 @@ def test_bytes_come_in_through_sluice_and_through_a_consumer_alone(broker: Embed
 def test_the_traced_worker_exports_metrics_and_spans(broker: EmbeddedKafka, folder: Path) -> None:
     work = TracingWork(model("models", "linear"), broker.bootstrap, folder, messages=4000, sampled=0.1, repeats=1)
     found = tracing(work, lambda _: None)  # raises where nothing was exported
-    assert set(found.runs) == {"bare", "untraced", "traced"}
+    assert set(found.runs) == {"bare", "untraced", "traced", "again"}
 
 
 @pytest.mark.parametrize(("sampled", "recorded"), [(0.0, 0), (0.01, 10), (0.125, 125), (1.0, 1000)])
