@@ -41,10 +41,12 @@ def nonzero_bits(bits: int) -> int:
 
 
 def continue_trace(traceparent: str, new_id: Callable[[int], int] = nonzero_bits) -> Continued:
-    """Decide the span of a request whose traceparent `is_sampled`: cut, not parsed again.
+    """Decide the span of a request whose traceparent `is_sampled`; raises ``ValueError`` for any other.
 
     The span is decided before it exists, so that the prediction can name it; it is built when the request ends.
     """
+    if not is_sampled(traceparent.encode()):
+        raise ValueError("malformed traceparent, or not sampled")
     span_id = new_id(64)
     flags = "03" if int(traceparent[_FLAGS_LOW], 16) & _RANDOM_ID else "01"
     return Continued(f"00-{traceparent[3:35]}-{span_id:016x}-{flags}", span_id)

@@ -64,3 +64,9 @@ def test_a_trace_goes_on_under_a_span_of_our_own() -> None:
 
 def test_a_later_version_goes_on_as_the_one_we_know() -> None:
     assert continue_trace(f"01-{TRACE}-{SPAN}-ff-x", new_id=lambda bits: 1).traceparent.endswith("-03")
+
+
+@pytest.mark.parametrize("traceparent", ["00-xyz-01-01", f"00-{TRACE}-{SPAN}-01-more", f"00-{TRACE}-{SPAN}-00"])
+def test_a_malformed_traceparent_cannot_be_continued(traceparent: str) -> None:
+    with pytest.raises(ValueError, match="malformed"):
+        continue_trace(traceparent)
