@@ -28,6 +28,9 @@ Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
 PassOver = Callable[[Chunk, Sequence[int]], None]
 """Takes a chunk and its duplicates (indices in the chunk)."""
 
+Group = tuple[Sequence[int], Sequence[RequestHeaders]]
+"""Requests of one content type: their indices in the chunk, and what their headers say."""
+
 # Requests from this size on, on average, are decoded alone: views of their bytes. To lie in one column they would be
 # copied twice, into memory that is new each time: of 1 MB each it took as long as bringing them in from Kafka.
 ALONE_BYTES = 64 * 1024
@@ -87,7 +90,7 @@ class Admission:
         self._limits = limits
         self._request_limits = request_limits
         self._model = (model.name, model.version)
-        self._read = HeaderReader(request_limits, self._model).read
+        self._reader = HeaderReader(request_limits, self._model)
         self._reject = reject
         self._duplicates = duplicates
         self._slo_ms = model.manifest.slo_ms
@@ -99,9 +102,9 @@ class Admission:
         """The chunk's good requests: one `Admitted` per content type and length of sequences, or per large request."""
         bad: list[tuple[int, BadRequest]] = []
         headers = chunk.headers()
-        admitted = self._uniform(chunk, headers, bad) if headers.count(headers[0]) == len(headers) else None
+        admitted = self._uniform(chunk, headers, bad) if _are_equal(headers) else None
         if admitted is None:
-            admitted = self._mixed(chunk, headers, bad)
+            admitted = self._apart(chunk, headers, bad)
         if bad:
             self._reject(chunk, bad)
         if self._sequences[0]:
@@ -113,22 +116,49 @@ class Admission:
     ) -> list[Admitted] | None:
         """All headers are equal: read once. None where they name something each request must have of its own."""
         try:
-            one = self._read(headers[0])
+            one = self._reader.read(headers[0])
         except BadRequest as error:
             bad.extend((index, error.bare()) for index in range(len(chunk)))
             return []
         if one.request_id is not None or one.deadline_ms is not None:
             return None
-        if max(map(len, filter(None, chunk.keys())), default=0) > self._request_limits.key_bytes_max:
+        if not self._fit(chunk.keys()):
             return None
         return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
 
-    def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
+    def _apart(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
+        """Each request has headers of its own."""
+        admitted: list[Admitted] = []
+        for group in self._alike(chunk, headers) or self._mixed(chunk, headers, bad):
+            indices, each = group if self._duplicates is None else self._without(self._duplicates, chunk, *group)
+            if not indices:
+                continue
+            deadlines = None
+            if any(read.deadline_ms is not None for read in each):
+                deadlines = np.array(
+                    [NO_DEADLINE_MS if r.deadline_ms is None else r.deadline_ms for r in each], np.int64
+                )
+            admitted += self._decode(chunk, each[0].codec, indices, None, each, deadlines, bad)
+        return admitted
+
+    def _alike(self, chunk: Chunk, headers: Sequence[RawHeaders]) -> list[Group] | None:
+        """One group of all, read at once; None where they are not alike enough or one is bad."""
+        each = self._reader.read_alike(headers)
+        if each is None or not self._fit(chunk.keys()):
+            return None
+        if each[0].deadline_ms is not None:
+            deadlines = np.array([read.deadline_ms for read in each], np.int64)
+            if (abs(deadlines - chunk.timestamps_ms()) > self._limits.deadline_horizon_ms).any():
+                return None
+        return [(range(len(each)), each)]
+
+    def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Group]:
+        """One group for each content type, each request read by itself."""
         stamps, keys, key_bytes_max = chunk.timestamps_ms(), chunk.keys(), self._request_limits.key_bytes_max
         groups: dict[str, tuple[list[int], list[RequestHeaders]]] = {}
         for index, raw in enumerate(headers):
             try:
-                read = self._read(raw)
+                read = self._reader.read(raw)
                 if (key := keys[index]) is not None and len(key) > key_bytes_max:
                     raise BadRequest(Code.TOO_LARGE, f"a key of {len(key)} bytes, over {key_bytes_max}")
                 if read.deadline_ms is not None:
@@ -139,29 +169,20 @@ class Admission:
             indices, each = groups.setdefault(read.codec.content_type, ([], []))
             indices.append(index)
             each.append(read)
-        admitted: list[Admitted] = []
-        for indices, each in groups.values():
-            if self._duplicates is not None:
-                self._drop_duplicates(self._duplicates, chunk, indices, each)
-                if not indices:
-                    continue
-            deadlines = None
-            if any(read.deadline_ms is not None for read in each):
-                deadlines = np.array(
-                    [NO_DEADLINE_MS if r.deadline_ms is None else r.deadline_ms for r in each], np.int64
-                )
-            admitted += self._decode(chunk, each[0].codec, indices, None, each, deadlines, bad)
-        return admitted
+        return [*groups.values()]
 
-    def _drop_duplicates(
-        self, duplicates: Duplicates, chunk: Chunk, indices: list[int], each: list[RequestHeaders]
-    ) -> None:
+    def _fit(self, keys: Sequence[bytes | None]) -> bool:
+        return max(map(len, filter(None, keys)), default=0) <= self._request_limits.key_bytes_max
+
+    def _without(
+        self, duplicates: Duplicates, chunk: Chunk, indices: Sequence[int], each: Sequence[RequestHeaders]
+    ) -> Group:
         again = duplicates.find(chunk, indices, each, slo_ms=self._slo_ms)
-        if again:
-            self._pass_over(chunk, [indices[position] for position in again])
-            dropped = set(again)
-            indices[:] = [index for position, index in enumerate(indices) if position not in dropped]
-            each[:] = [read for position, read in enumerate(each) if position not in dropped]
+        if not again:
+            return indices, each
+        self._pass_over(chunk, [indices[position] for position in again])
+        kept = sorted({*range(len(indices))} - {*again})
+        return [indices[position] for position in kept], [each[position] for position in kept]
 
     def _check_deadline(self, deadline_ms: int, stamp_ms: int) -> None:
         if abs(deadline_ms - stamp_ms) > self._limits.deadline_horizon_ms:
@@ -222,3 +243,9 @@ class Admission:
         return [
             Admitted(chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines)
         ]
+
+
+def _are_equal(headers: Sequence[RawHeaders]) -> bool:
+    return headers[0] == headers[-1] and headers.count(headers[0]) == len(
+        headers
+    )  # the last tells at once where each has an id

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any, NamedTuple
 
 from pipeline.intake import UNREADABLE, RawHeaders
 from pipeline.observe import is_sampled
@@ -44,6 +46,10 @@ class RequestHeaders(NamedTuple):
     sampled: bool = False  # by the traceparent's flag
 
 
+# From its fields in order; `RequestHeaders._make` does the same, half as fast.
+_headers_of: Callable[[Iterable[Any]], RequestHeaders] = partial(tuple.__new__, RequestHeaders)
+
+
 class HeaderReader:
     """Reads headers; unknown names are ignored, known ones must be there once and well formed.
 
@@ -68,22 +74,47 @@ class HeaderReader:
         get = self._known(headers).get
         if get(MODEL) not in self._models:
             raise BadRequest(Code.UNKNOWN_MODEL, f"header model is {shown(get(MODEL, ''))}, not the topic's")
-        request_id = get(REQUEST_ID)
-        if request_id == "":
-            raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
-        stages, traceparent, deadline, priority = get(STAGES), get(TRACEPARENT), get(DEADLINE_MS), get(PRIORITY)
+        request_id, deadline, priority = get(REQUEST_ID), get(DEADLINE_MS), get(PRIORITY)
+        stages, traceparent = get(STAGES), get(TRACEPARENT)
         if stages not in (None, "0", "1"):
             raise BadRequest(Code.BAD_HEADER, "header stages is neither 0 nor 1")
         return RequestHeaders(
             self._codec_of(get(CONTENT_TYPE, JSON)),
-            request_id,
-            None if deadline is None else _whole(deadline, DEADLINE_MS, Code.BAD_DEADLINE),
+            None if request_id is None else _id(request_id),
+            None if deadline is None else _deadline(deadline),
             PRIORITY_DEFAULT if priority is None else _priority(priority),
             stages == "1",
             traceparent,
             get(TRACESTATE),
             traceparent is not None and is_sampled(traceparent.encode()),
         )
+
+    def read_alike(self, headers: Sequence[RawHeaders]) -> list[RequestHeaders] | None:
+        """Read many requests' headers a column at a time; None where each has to be `read` by itself.
+
+        It has to unless all have the same names in the same order, none is bad, and nothing of the contract differs
+        but ids, deadlines, priorities and traces.
+        """
+        columns = _columns(headers)
+        if columns is None:
+            return None
+        common = {name: values[0] for name, values in columns.items() if values.count(values[0]) == len(values)}
+        try:
+            read: dict[str, Iterable[Any]] = {
+                field: repeat(said, len(headers)) for field, said in self.read([*common.items()])._asdict().items()
+            }
+            for name in columns.keys() - common.keys():
+                values = columns[name]
+                if name not in _DIFFERING or None in values or max(map(len, values)) > self._limits.header_chars_max:
+                    return None
+                field, parse = _DIFFERING[name]
+                texts = map(bytes.decode, values)
+                read[field] = texts if parse is None else map(parse, texts)
+                if name == TRACEPARENT:
+                    read["sampled"] = map(is_sampled, values)
+            return list(map(_headers_of, zip(*read.values(), strict=True)))
+        except (BadRequest, UnicodeDecodeError):
+            return None
 
     def _known(self, headers: Sequence[tuple[str, bytes | None]]) -> dict[str, str]:
         """The headers of the contract as text."""
@@ -112,6 +143,31 @@ class HeaderReader:
         return codec
 
 
+def _columns(headers: Sequence[RawHeaders]) -> dict[str, tuple[Any, ...]] | None:
+    """Each known header's values, of requests that all have the same names in the same order, none of them twice."""
+    present = [each for each in headers if each]
+    if len(present) < len(headers) or len(set(map(len, present))) > 1:
+        return None
+    found: dict[str, tuple[Any, ...]] = {}
+    for column in zip(*present, strict=True):
+        names, values = zip(*column, strict=True)
+        if names.count(names[0]) < len(names) or names[0] in found:
+            return None
+        if names[0] in _KNOWN:
+            found[names[0]] = values
+    return found
+
+
+def _id(text: str) -> str:
+    if not text:
+        raise BadRequest(Code.BAD_HEADER, "header request-id is empty")
+    return text
+
+
+def _deadline(text: str) -> int:
+    return _whole(text, DEADLINE_MS, Code.BAD_DEADLINE)
+
+
 def _whole(text: str, name: str, code: Code) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) <= 18):  # which all fit 64 bits
         raise BadRequest(code, f"header {name} is not a whole number of at most 18 digits")
@@ -123,3 +179,13 @@ def _priority(text: str) -> int:
     if value > 9:
         raise BadRequest(Code.BAD_HEADER, "header priority is not 0 to 9")
     return value
+
+
+# What requests that are alike otherwise have each of their own: the field it becomes, and how.
+_DIFFERING: dict[str, tuple[str, Callable[[str], Any] | None]] = {
+    REQUEST_ID: ("request_id", _id),
+    DEADLINE_MS: ("deadline_ms", _deadline),
+    PRIORITY: ("priority", _priority),
+    TRACEPARENT: ("traceparent", None),
+    TRACESTATE: ("tracestate", None),
+}

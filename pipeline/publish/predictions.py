@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import repeat
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message
 
+from pipeline.admit import RequestHeaders
 from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
@@ -68,11 +70,11 @@ class Predictions:
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages and self._rung is None
         run.traced.clear()
         keys = run.keys()
-        columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, strict=True)
-        for position, key, value, request_id, source in columns:
+        columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, run.reads(), strict=True)
+        for position, key, value, request_id, source, read in columns:
             headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source)]
             if not plain:
-                self._extend(headers, run, position)
+                self._extend(headers, run, position, read)
             try:
                 produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
@@ -123,16 +125,15 @@ class Predictions:
         assert transactions is not None
         return transactions.refusal(error, message)
 
-    def _extend(self, headers: HeaderList, run: _Encoded, position: int) -> None:
+    def _extend(self, headers: HeaderList, run: _Encoded, position: int, read: RequestHeaders) -> None:
         """Headers only some have: the rung of the model's ladder, the stages asked for, and the trace that goes on."""
         if self._rung is not None:
-            headers.append((Header.RUNG, self._rung))
-        read = run.run.admitted.headers(run.run.lo + position)
+            headers.append(("rung", self._rung))
         if read.stages or read.sampled:
-            headers.append((Header.STAGES, self._stages(run, position)))
-        if read.traceparent is None:
-            return
+            headers.append(("stages", self._stages(run, position)))
         traceparent = read.traceparent
+        if traceparent is None:
+            return
         if read.sampled and self._publisher.observer.tracing:  # else nobody exports the span it would name
             continued = continue_trace(traceparent)
             offset = run.chunk.offsets[run.indices[position]]
@@ -147,9 +148,9 @@ class Predictions:
                 )
             )
             traceparent = continued.traceparent
-        headers.append((Header.TRACEPARENT, traceparent))
+        headers.append(("traceparent", traceparent))
         if read.tracestate is not None:
-            headers.append((Header.TRACESTATE, read.tracestate))
+            headers.append(("tracestate", read.tracestate))
 
     def _stages(self, run: _Encoded, position: int) -> str:
         """The stages that are over when the prediction is produced, in microseconds, as compact JSON."""
@@ -182,7 +183,7 @@ class Predictions:
             *self._constant,
             (Header.SOURCE, run.sources[position]),
         ]
-        self._extend(headers, run, position)
+        self._extend(headers, run, position, run.run.admitted.headers(run.run.lo + position))
         key = run.chunk.keys()[run.indices[position]]
         return Record(self._model.topics.predictions, run.values[position], key, headers)
 
@@ -241,8 +242,7 @@ class _Encoded:
             self.request_ids: Sequence[str] = self.sources
         else:
             self.request_ids = [
-                admitted.headers(request).request_id or source
-                for request, source in zip(range(run.lo, run.hi), self.sources, strict=True)
+                read.request_id or source for read, source in zip(self.reads(), self.sources, strict=True)
             ]
         bounds = admitted.row_start[run.lo : run.hi + 1] - admitted.row_start[run.lo]
         self.values: Sequence[bytes] = admitted.codec.encode_responses(
@@ -256,6 +256,11 @@ class _Encoded:
         self.refused: dict[int, BadRequest] = {}
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
+
+    def reads(self) -> Iterable[RequestHeaders]:
+        """What the requests' headers say."""
+        admitted, lo, hi = self.run.admitted, self.run.lo, self.run.hi
+        return admitted.each[lo:hi] if admitted.uniform is None else repeat(admitted.uniform, hi - lo)
 
     def keys(self) -> Sequence[bytes | None]:
         """The requests' keys."""

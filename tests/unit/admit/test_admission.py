@@ -23,6 +23,7 @@ from topics.records import ARROW, JSON, RAW
 LIMITS = Limits()
 REQUEST_LIMITS = RequestLimits(key_bytes_max=10)
 STAMP_MS = POLLED_MS - 10
+HORIZON_MS = LIMITS.deadline_horizon_ms
 
 Headers = list[tuple[str, bytes | None]]
 
@@ -115,11 +116,36 @@ def test_each_request_keeps_its_own_headers() -> None:
 
 
 @pytest.mark.parametrize("header", [("request-id", b"same"), ("deadline-ms", str(STAMP_MS + 5).encode())])
-def test_what_each_request_must_have_of_its_own_is_read_one_by_one_even_if_equal(header: tuple[str, bytes]) -> None:
+def test_what_each_request_must_have_of_its_own_is_so_even_if_equal(header: tuple[str, bytes]) -> None:
     (admitted,) = Admitting().admit(chunk_of([message(at, value(at), headers=typed(RAW, header)) for at in range(3)]))
     assert admitted.uniform is None and len(admitted.each) == 3
     if header[0] == "deadline-ms":
         assert admitted.deadlines_ms is not None and admitted.deadlines_ms.tolist() == [STAMP_MS + 5] * 3
+
+
+@pytest.mark.parametrize("late", [[], [2], [0, 4]])
+@pytest.mark.parametrize("long_key", [None, 1])
+def test_requests_alike_but_for_their_ids_and_deadlines_stay_together_unless_one_is_bad(
+    late: list[int], long_key: int | None
+) -> None:
+    bench = Admitting()
+    deadlines = [STAMP_MS + at + (10 * HORIZON_MS if at in late else 0) for at in range(5)]
+    own = [typed(RAW, ("request-id", b"%d" % at), ("deadline-ms", b"%d" % deadlines[at])) for at in range(5)]
+    chunk = chunk_of(
+        [
+            message(at, value(at), headers=headers, key=b"k" * (11 if at == long_key else 10))
+            for at, headers in enumerate(own)
+        ]
+    )
+    (admitted,) = bench.admit(chunk)
+    kept = [at for at in range(5) if at not in late and at != long_key]
+    assert isinstance(admitted.indices, range) == (len(kept) == 5), "a range is cut without a look at each"
+    assert rows_by_message([admitted]) == {at: [float(at)] for at in kept}
+    assert [read.request_id for read in admitted.each] == [str(at) for at in kept]
+    assert admitted.deadlines_ms is not None and admitted.deadlines_ms.tolist() == [deadlines[at] for at in kept]
+    assert bench.codes() == dict.fromkeys(late, Code.BAD_DEADLINE) | (
+        {} if long_key is None else {long_key: Code.TOO_LARGE}
+    )
 
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)
@@ -190,9 +216,6 @@ def test_a_key_over_its_limit_is_refused_alone() -> None:
     )
     assert rows_by_message(admitted) == {0: [0.0], 1: [1.0]}
     assert bench.codes() == {2: Code.TOO_LARGE}
-
-
-HORIZON_MS = LIMITS.deadline_horizon_ms
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from unittest.mock import patch
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.admit import HeaderReader, RequestHeaders
+from pipeline.intake import UNREADABLE, RawHeaders
 from topics.codecs import CONTENT_TYPES, Codec, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
@@ -144,3 +150,86 @@ def test_spellings_are_remembered_but_not_without_end() -> None:
     for number in range(200):
         reader.read([("content-type", str(number).encode())])
     assert len(reader._codecs) <= 64, "I4"
+
+
+def of(number: int, **changed: bytes | None) -> RawHeaders:
+    """What a client with a deadline and tracing sends; ``number`` tells its requests apart."""
+    headers: dict[str, bytes | None] = {
+        "content_type": b"application/json",
+        "request_id": b"id-%d" % number,
+        "deadline_ms": b"%d" % (1_790_000_000_000 + number),
+        "priority": b"%d" % (number % 10),
+        "traceparent": SAMPLED[:-1] + b"%d" % (number % 2),
+        "tracestate": b"a=%d" % number,
+        "own": None if number % 3 else b"\xff",
+    }
+    return [(name.replace("_", "-"), value) for name, value in (headers | changed).items()]
+
+
+def test_requests_that_are_alike_are_read_a_column_at_a_time() -> None:
+    reader, headers = HeaderReader(LIMITS), [of(number) for number in range(20)]
+    each = [reader.read(raw) for raw in headers]
+    with patch.object(reader, "read", wraps=reader.read) as read_one:
+        assert reader.read_alike(headers) == each
+    read_one.assert_called_once_with([("content-type", b"application/json")])
+    assert [read.sampled for read in each] == [False, True] * 10
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        [],
+        UNREADABLE,
+        of(1, more=b"1"),
+        list(reversed(of(1) or ())),
+        [*(of(1) or ())[:-1], ("priority", b"3")],
+        of(1, content_type=b"application/octet-stream"),
+        of(1, content_type=b"text/plain"),
+        of(1, request_id=b""),
+        of(1, request_id=None),
+        of(1, request_id=b"a" * 101),
+        of(1, request_id=b"\xff"),
+        of(1, deadline_ms=b"soon"),
+        of(1, priority=b"10"),
+        of(1, traceparent=None),
+        of(1, tracestate=b"\xff"),
+    ],
+)
+def test_one_that_is_bad_or_unlike_the_others_has_each_read_by_itself(odd: RawHeaders) -> None:
+    reader = HeaderReader(LIMITS)
+    assert reader.read_alike([of(0), of(2), of(3)]) is not None
+    for headers in ([of(0), odd, of(2)], [odd, of(0)], [of(0), odd]):
+        assert reader.read_alike(headers) is None
+
+
+@pytest.mark.parametrize("headers", [None, [], UNREADABLE, [("priority", b"10")], [("stages", b"1"), ("stages", b"1")]])
+def test_where_none_says_anything_or_all_are_bad_each_is_read_by_itself(headers: RawHeaders) -> None:
+    assert HeaderReader(LIMITS).read_alike([headers] * 3) is None
+
+
+NAMED = st.sampled_from(
+    [
+        ("request-id", (b"a", b"b", b"")),
+        ("content-type", (b"application/json", b"APPLICATION/JSON", b"text/plain")),
+        ("deadline-ms", (b"1", b"2", b"x")),
+        ("priority", (b"1", b"2", b"10")),
+        ("traceparent", (SAMPLED, SAMPLED[:-1] + b"0", b"odd", None)),
+        ("tracestate", (b"a", b"b", b"\xff")),
+        ("stages", (b"0", b"1", b"2")),
+        ("own", (b"1", b"\xff", None)),
+    ]
+)
+
+
+@given(named=st.lists(NAMED, max_size=4), count=st.integers(1, 4), data=st.data())
+def test_what_is_read_at_once_is_what_each_says(
+    named: Sequence[tuple[str, tuple[bytes | None, ...]]], count: int, data: st.DataObject
+) -> None:
+    headers: list[RawHeaders] = [
+        [(name, data.draw(st.sampled_from(values))) for name, values in named] for _ in range(count)
+    ]
+    reader = HeaderReader(LIMITS)
+    read = reader.read_alike(headers)
+    if read is not None:
+        assert read == [reader.read(raw) for raw in headers]
