@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -44,10 +43,6 @@ class RequestHeaders(NamedTuple):
     traceparent: str | None = None
     tracestate: str | None = None
     sampled: bool = False  # by the traceparent's flag
-
-
-# From its fields in order; `RequestHeaders._make` does the same, half as fast.
-_headers_of: Callable[[Iterable[Any]], RequestHeaders] = partial(tuple.__new__, RequestHeaders)
 
 
 class HeaderReader:
@@ -112,7 +107,7 @@ class HeaderReader:
                 read[field] = texts if parse is None else map(parse, texts)
                 if name == TRACEPARENT:
                     read["sampled"] = map(is_sampled, values)
-            return list(map(_headers_of, zip(*read.values(), strict=True)))
+            return list(map(RequestHeaders._make, zip(*read.values(), strict=True)))
         except (BadRequest, UnicodeDecodeError):
             return None
 

@@ -17,9 +17,8 @@ from pipeline.observe.timings import Finished, Timings, measure
 from pipeline.observe.waiting import PARTS_WAITING_MAX, Commit, Waiting
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.trace.v1.trace_pb2 import Span
-
     from pipeline.observe.otlp import Telemetry
+    from pipeline.observe.spans import BatchSpan
 
 __all__ = ["Observer"]
 
@@ -53,7 +52,7 @@ class Observer:
         self._lock = threading.Lock()
         self._tallies: dict[str, dict[str, int]] = {}
         self._reasons: dict[str, dict[str, int]] = {}
-        self._waiting: Waiting[Span.Link | None] = Waiting(parts_max)
+        self._waiting: Waiting[BatchSpan | None] = Waiting(parts_max)
         self._rungs: dict[str, dict[str, int]] = {}
         self._recording = threading.Lock()
         self._timings: dict[str, Timings] = {}
@@ -79,10 +78,18 @@ class Observer:
         if self._telemetry is not None:
             self._telemetry.shutdown()
 
-    @property
-    def tracing(self) -> bool:
-        """Whether spans are exported; where not, a request's traceparent is best passed on as it is."""
-        return self._telemetry is not None and self._telemetry.traces
+    def begin_trace(self) -> bool:
+        """Whether the spans of a batch with sampled requests will be exported, for which they are told a span each.
+
+        Where not, for want of an endpoint or because there are too many, a request's traceparent is best passed on as
+        it is: a span that it named would be missing from the trace.
+        """
+        return self._telemetry is not None and self._telemetry.begin()
+
+    def traced(self, requests: int) -> None:
+        """So many requests of such a batch have been told their spans."""
+        if self._telemetry is not None:
+            self._telemetry.spend(requests)
 
     @property
     def threads(self) -> Sequence[threading.Thread]:
@@ -214,8 +221,8 @@ class Observer:
         with self._lock:
             _add(self._tallies, model, what, count)
 
-    def _record(self, finished: Sequence[tuple[Finished, Span.Link | None]]) -> None:
-        by_model: dict[str, list[tuple[Finished, Span.Link | None]]] = {}
+    def _record(self, finished: Sequence[tuple[Finished, BatchSpan | None]]) -> None:
+        by_model: dict[str, list[tuple[Finished, BatchSpan | None]]] = {}
         for each, batch in finished:
             # Versions of a model share its histograms: as many as models are served, not as were ever swapped in.
             by_model.setdefault(each.times.model.partition("/")[0], []).append((each, batch))

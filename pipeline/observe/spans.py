@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from typing import NamedTuple
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -18,7 +19,7 @@ from pipeline.observe.stages import BatchTimes, Stage, Traced
 from pipeline.observe.timings import Finished, PartTimes
 from pipeline.observe.tracecontext import id_bytes, nonzero_bits
 
-__all__ = ["BATCH_SPANS", "LINKS_MAX", "SpanBuilder"]
+__all__ = ["BATCH_SPANS", "LINKS_MAX", "BatchSpan", "SpanBuilder"]
 
 BATCH_STAGES = (Stage.COPY, Stage.DEVICE_WAIT, Stage.COMPUTE, Stage.ENCODE, Stage.PUBLISH)
 BATCH_SPANS = 1 + len(BATCH_STAGES)
@@ -41,6 +42,13 @@ _OF_PART = _without_values(_TOPIC, "messaging.destination.partition.id", _MODEL,
 _OF_REQUEST = _without_values("messaging.message.id", "messaging.kafka.offset", _DWELL_US)
 
 
+class BatchSpan(NamedTuple):
+    """Which span a batch's will be: those of its requests link to it, and none of them need be made yet."""
+
+    trace_id: bytes
+    span_id: bytes
+
+
 class SpanBuilder:
     """Makes finished spans from moments, serialised; holds nothing but what they have in common. Any thread."""
 
@@ -56,13 +64,16 @@ class SpanBuilder:
         self._request = _serialised(Span.SPAN_KIND_CONSUMER, _REMOTE, kafka)
         self._stages = [_serialised(_kind(stage), _OURS, {"sluice.stage": stage}, stage) for stage in BATCH_STAGES]
 
-    def batch(self, times: BatchTimes) -> tuple[Span.Link, list[bytes]]:
-        """A link to the span of an acknowledged batch, that span, and a child for each stage between.
+    def decide(self) -> BatchSpan:
+        """Decide the span of a batch."""
+        return BatchSpan(self._new_id(128).to_bytes(16), self._new_id(64).to_bytes(8))
 
-        From its plan to its acknowledgement. It is the root of a trace of its own and links to the spans of its first
-        `LINKS_MAX` sampled requests.
+    def batch(self, times: BatchTimes, batch: BatchSpan) -> list[bytes]:
+        """The span of an acknowledged batch, and a child for each stage between its plan and its acknowledgement.
+
+        It is the root of a trace of its own and links to the spans of its first `LINKS_MAX` sampled requests.
         """
-        trace_id, span_id = self._new_id(128).to_bytes(16), self._new_id(64).to_bytes(8)
+        trace_id, span_id = batch
         first = times.parts[0]
         # Monotonic moments become wall clock ones by the anchor that the first poll of the batch left.
         anchor_ns = round(first.polled_unix_ms * 1e6) - first.polled_ns
@@ -97,15 +108,18 @@ class SpanBuilder:
                 end_time_unix_nano=end_ns,
             )
             spans.append(stage + child.SerializeToString())
-        return Span.Link(trace_id=trace_id, span_id=span_id, flags=_OURS), spans
+        return spans
 
-    def requests(self, finished: Finished, measured: PartTimes, batch: Span.Link) -> list[bytes]:
-        """A span per sampled request of a part, Kafka timestamp to commit, its stages as attributes in µs."""
+    def requests(self, finished: Finished, measured: PartTimes, batch: BatchSpan) -> list[bytes]:
+        """A span per sampled request of a part, Kafka timestamp to commit, its stages as attributes in µs.
+
+        ``measured`` is of these requests alone.
+        """
         part, end_ns = finished.part, round(finished.committed_unix_ms * 1e6)
         common, values = _copy(_OF_PART)
         common.name = f"process {part.topic}"
         common.end_time_unix_nano = end_ns
-        common.links.append(batch)
+        common.links.add(trace_id=batch.trace_id, span_id=batch.span_id, flags=_OURS)
         topic, partition, model, *shared = values
         topic.string_value, partition.string_value = part.topic, str(part.partition)
         model.string_value = finished.times.model
@@ -113,8 +127,7 @@ class SpanBuilder:
             value.double_value = round(seconds * 1e6, 1)
         before = self._request + common.SerializeToString()
         own, (message_id, offset, dwell) = _copy(_OF_REQUEST)
-        positions = [traced.position for traced in part.traced]
-        dwells_s, lengths_s = measured.kafka_dwell_s[positions].tolist(), measured.end_to_end_s[positions].tolist()
+        dwells_s, lengths_s = measured.kafka_dwell_s.tolist(), measured.end_to_end_s.tolist()
         spans = []
         for traced, dwell_s, length_s in zip(part.traced, dwells_s, lengths_s, strict=True):
             own.trace_id, own.parent_span_id = id_bytes(traced.traceparent)

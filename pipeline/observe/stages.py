@@ -64,3 +64,4 @@ class BatchTimes:
     encoded_ns: int
     acked_ns: int
     parts: tuple[Part, ...]
+    untraced: int = 0  # sampled requests that `Observer.begin_trace` had no room for

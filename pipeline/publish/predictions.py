@@ -46,6 +46,7 @@ class Predictions:
         self._runs = [_Encoded(run, columns, model) for run, columns in outputs]
         self._ready_ns = self._produced_ns = publisher.clock.now_ns()
         self._left = len(self._runs)
+        self._traces: bool | None = None  # asked for with the first sampled request
         for run in self._runs:
             settle = partial(self._settle, run)
             if publisher.transactions is not None:
@@ -69,6 +70,7 @@ class Predictions:
         uniform = admitted.uniform
         plain = uniform is not None and uniform.traceparent is None and not uniform.stages and self._rung is None
         run.traced.clear()
+        run.untraced = 0
         keys = run.keys()
         columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, run.reads(), strict=True)
         for position, key, value, request_id, source, read in columns:
@@ -79,6 +81,8 @@ class Predictions:
                 produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
                 slowly(position, Record(topic, value, key, headers))
+        if run.traced:
+            self._publisher.observer.traced(len(run.traced))
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
@@ -134,7 +138,7 @@ class Predictions:
         traceparent = read.traceparent
         if traceparent is None:
             return
-        if read.sampled and self._publisher.observer.tracing:  # else nobody exports the span it would name
+        if read.sampled and self._begin_trace(run):
             continued = continue_trace(traceparent)
             offset = run.chunk.offsets[run.indices[position]]
             run.traced.append(
@@ -151,6 +155,13 @@ class Predictions:
         headers.append(("traceparent", traceparent))
         if read.tracestate is not None:
             headers.append(("tracestate", read.tracestate))
+
+    def _begin_trace(self, run: _Encoded) -> bool:
+        """Whether the batch is traced; its first sampled request decides."""
+        if self._traces is None:
+            self._traces = self._publisher.observer.begin_trace()
+        run.untraced += not self._traces
+        return self._traces
 
     def _stages(self, run: _Encoded, position: int) -> str:
         """The stages that are over when the prediction is produced, in microseconds, as compact JSON."""
@@ -222,6 +233,7 @@ class Predictions:
                 encoded_ns=self._produced_ns,
                 acked_ns=acked_ns,
                 parts=tuple(run.part() for run in self._runs),
+                untraced=sum(run.untraced for run in self._runs),
             )
         )
 
@@ -229,7 +241,9 @@ class Predictions:
 class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
-    __slots__ = ("chunk", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "values")
+    __slots__ = (
+        "chunk", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "untraced", "values"
+    )  # fmt: skip
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
         admitted = run.admitted
@@ -256,6 +270,7 @@ class _Encoded:
         self.refused: dict[int, BadRequest] = {}
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
+        self.untraced = 0
 
     def reads(self) -> Iterable[RequestHeaders]:
         """What the requests' headers say."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import logging
 import math
 import os
@@ -11,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA, Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -27,67 +24,10 @@ from pipeline.core.errors import ConfigError
 from pipeline.observe import BatchTimes, Observer, Part, Stage, Traced, continue_trace
 from pipeline.observe.otlp import SPANS_PER_S_MAX
 from pipeline.observe.spans import BATCH_SPANS, LINKS_MAX
+from tests.contract.otlp_endpoint import Endpoint
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 MS = 1_000_000
-
-
-class Endpoint:
-    """An OTLP/HTTP server that keeps what it gets; ``status`` is its answer, ``open`` lets it answer at all."""
-
-    def __init__(self) -> None:
-        self.metrics: list[ExportMetricsServiceRequest] = []
-        self.traces: list[ExportTraceServiceRequest] = []
-        self.status = 200
-        self.open = threading.Event()
-        self.open.set()
-        self.asked = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                outer.asked.set()
-                outer.open.wait()
-                if outer.status == 200:
-                    outer.take(self.path, body)
-                self.send_response(outer.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_request(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def take(self, path: str, body: bytes) -> None:
-        if path == "/v1/metrics":
-            self.metrics.append(ExportMetricsServiceRequest.FromString(body))
-        elif path == "/v1/traces":
-            self.traces.append(ExportTraceServiceRequest.FromString(body))
-
-    def close(self) -> None:
-        self.open.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-    def spans(self) -> list[Span]:
-        return [
-            span
-            for request in self.traces
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-
-    def resource(self) -> dict[str, str]:
-        of_either = self.traces[0].resource_spans if self.traces else self.metrics[0].resource_metrics
-        return {pair.key: pair.value.string_value for pair in of_either[0].resource.attributes}
 
 
 def metrics_of(request: ExportMetricsServiceRequest) -> dict[str, Metric]:
@@ -323,14 +263,14 @@ def test_the_standard_variables_choose_endpoint_signals_and_name(
     monkeypatch.setenv("OTEL_SERVICE_NAME", "digits-workers")
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-    assert observed(endpoint, acked_batch(), otlp_endpoint=None).tracing
+    assert observed(endpoint, acked_batch(), otlp_endpoint=None).begin_trace()
     assert endpoint.traces and not endpoint.metrics
     assert endpoint.resource()["service.name"] == "digits-workers"
 
 
 def test_one_signal_may_have_an_endpoint_of_its_own(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", f"{endpoint.url}/v1/metrics")
-    assert not observed(endpoint, acked_batch(), otlp_endpoint=None).tracing
+    assert not observed(endpoint, acked_batch(), otlp_endpoint=None).begin_trace()
     assert endpoint.metrics and not endpoint.traces
 
 
@@ -381,6 +321,22 @@ def test_f22_spans_over_the_rate_are_dropped_whole_and_counted(endpoint: Endpoin
     allowed = -(-SPANS_PER_S_MAX // BATCH_SPANS) * BATCH_SPANS
     assert len(endpoint.spans()) == allowed
     assert observer.losses().spans_dropped == batches * BATCH_SPANS - allowed
+
+
+def test_f22_requests_over_the_rate_are_given_no_spans_and_counted(endpoint: Endpoint) -> None:
+    clock = SimpleNamespace(now_ns=lambda: 10**12, unix_ms=lambda: time.time_ns() / 1e6)
+    observer = Observer(otlp_endpoint=endpoint.url, clock=clock)
+    observer.start()
+    batches, sampled = 0, tuple(traced(index)[0] for index in range(4))
+    while observer.begin_trace():
+        observer.traced(len(sampled))
+        flow(observer, acked_batch(sampled=sampled, last_offset=batches))
+        batches += 1
+    flow(observer, replace(acked_batch(last_offset=batches), untraced=3))
+    observer.shutdown()
+    assert batches == SPANS_PER_S_MAX // (BATCH_SPANS + 4)
+    assert len(endpoint.spans()) == batches * (BATCH_SPANS + 4)
+    assert observer.losses().spans_dropped == BATCH_SPANS + 3
 
 
 def test_f22_a_silent_endpoint_cannot_make_the_queue_grow(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:

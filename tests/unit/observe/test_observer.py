@@ -252,7 +252,7 @@ from pipeline.observe import Observer
 observer = Observer()
 observer.start()
 observer.shutdown()
-assert not observer.tracing
+assert not observer.begin_trace()
 assert threading.active_count() == 1
 assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """

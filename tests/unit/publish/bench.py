@@ -131,16 +131,21 @@ class Clock:
 
 
 class RecordingObserver(Observer):
-    """Also keeps what it was told of batches; says that it traces where told so."""
+    """Also keeps what it was told of batches; traces where told so, and counts how often it was asked and for what."""
 
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[BatchTimes] = []
         self.traces = False
+        self.begun = 0
+        self.told = 0
 
-    @property
-    def tracing(self) -> bool:
+    def begin_trace(self) -> bool:
+        self.begun += 1
         return self.traces
+
+    def traced(self, requests: int) -> None:
+        self.told += requests
 
     def batch_acked(self, times: BatchTimes) -> None:
         self.batches.append(times)

@@ -21,7 +21,6 @@ from topics.codecs import CONTENT_TYPES, codec_for
 from topics.codes import Code
 from topics.records import JSON, RAW, Terminal
 
-SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 RAW_HEADERS = [("content-type", RAW.encode())]
 
 
@@ -130,39 +129,6 @@ def test_stages_never_run_backwards_where_a_clients_clock_does() -> None:
     with flow() as bench:
         (sent,) = bench.answer(request(0, headers=[*RAW_HEADERS, ("stages", b"1")], timestamp_ms=POLLED_MS + 60_000))
         assert orjson.loads(sent.header("stages"))["kafka_dwell"] == 0
-
-
-@pytest.mark.parametrize(("traceparent", "traces"), [(SAMPLED, False), (SAMPLED[:-1] + "0", True), ("odd", True)])
-def test_a_trace_nobody_records_here_is_passed_on_as_it_came(traceparent: str, traces: bool) -> None:
-    headers = [*RAW_HEADERS, ("traceparent", traceparent.encode()), ("tracestate", b"a=1")]
-    with flow() as bench:
-        bench.observer.traces = traces
-        (sent,) = bench.answer(request(0, headers=headers))
-        assert (sent.header("traceparent"), sent.header("tracestate")) == (traceparent, "a=1")
-
-
-def test_a_sampled_trace_goes_on_with_the_span_the_observer_is_told() -> None:
-    with flow() as bench:
-        bench.observer.traces = True
-        _, sent = bench.answer(
-            request(4),
-            request(5, headers=[*RAW_HEADERS, ("traceparent", SAMPLED.encode()), ("tracestate", b"a=1")]),
-        )
-        traceparent = sent.header("traceparent")
-        span_id = traceparent[36:52]
-        assert traceparent == SAMPLED.replace(SAMPLED[36:52], span_id) != SAMPLED
-        assert sent.header("tracestate") == "a=1"
-        assert "stages" in dict(sent.headers), "a sampled request is told its stages"
-        bench.producer.report(*bench.producer.sent)
-        assert bench.drained()
-        (traced,) = bench.observer.batches[0].parts[0].traced
-        assert (traced.position, traced.offset, traced.span_id, traced.traceparent, traced.tracestate) == (
-            1,
-            5,
-            int(span_id, 16),
-            SAMPLED,
-            "a=1",
-        )
 
 
 def test_a_request_larger_than_a_batch_is_published_once_and_whole() -> None:
