@@ -133,12 +133,7 @@ class Admission:
             indices, each = group if self._duplicates is None else self._without(self._duplicates, chunk, *group)
             if not indices:
                 continue
-            deadlines = None
-            if any(read.deadline_ms is not None for read in each):
-                deadlines = np.array(
-                    [NO_DEADLINE_MS if r.deadline_ms is None else r.deadline_ms for r in each], np.int64
-                )
-            admitted += self._decode(chunk, each[0].codec, indices, None, each, deadlines, bad)
+            admitted += self._decode(chunk, each[0].codec, indices, None, each, _deadlines_ms(each), bad)
         return admitted
 
     def _alike(self, chunk: Chunk, headers: Sequence[RawHeaders]) -> list[Group] | None:
@@ -146,10 +141,9 @@ class Admission:
         each = self._reader.read_alike(headers)
         if each is None or not self._fit(chunk.keys()):
             return None
-        if each[0].deadline_ms is not None:
-            deadlines = np.array([read.deadline_ms for read in each], np.int64)
-            if (abs(deadlines - chunk.timestamps_ms()) > self._limits.deadline_horizon_ms).any():
-                return None
+        deadlines, horizon_ms = _deadlines_ms(each), self._limits.deadline_horizon_ms  # all have one, or none has
+        if deadlines is not None and (abs(deadlines - chunk.timestamps_ms()) > horizon_ms).any():
+            return None
         return [(range(len(each)), each)]
 
     def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Group]:
@@ -246,6 +240,12 @@ class Admission:
 
 
 def _are_equal(headers: Sequence[RawHeaders]) -> bool:
-    return headers[0] == headers[-1] and headers.count(headers[0]) == len(
-        headers
-    )  # the last tells at once where each has an id
+    # Where each has an id or a trace of its own, the last one tells at once.
+    return headers[0] == headers[-1] and headers.count(headers[0]) == len(headers)
+
+
+def _deadlines_ms(each: Sequence[RequestHeaders]) -> IntArray | None:
+    """(requests,), `NO_DEADLINE_MS` where one has none; None where none has one."""
+    if all(read.deadline_ms is None for read in each):
+        return None
+    return np.array([NO_DEADLINE_MS if (at := read.deadline_ms) is None else at for read in each], np.int64)

@@ -41,7 +41,7 @@ __all__ = ["Telemetry"]
 # between: at this rate 2% of one core, whatever clients sample.
 SPANS_PER_S_MAX = 1000
 # Eight seconds of them, about 1 kB each: an export begins after five at the latest, or when so many batches and parts
-# of them wait, at full load after two. Its request alone takes 3 to 4 ms of the processor, however few it sends.
+# of them wait, at full load after three. One of 512 spans took 4 ms of the processor, most of it for the request.
 SPANS_QUEUED_MAX = 8192
 GROUPS_EXPORTED_MAX = 128
 SHUTDOWN_S_MAX = 2.0  # to bring out what is queued, beside the budget of a worker's drain
