@@ -2,6 +2,6 @@
 
 from pipeline.admit.admission import Admission, Admitted, Reject
 from pipeline.admit.duplicates import Duplicates
-from pipeline.admit.headers import HeaderReader, RequestHeaders
+from pipeline.admit.headers import HeaderColumns, HeaderReader, RequestHeaders
 
-__all__ = ["Admission", "Admitted", "Duplicates", "HeaderReader", "Reject", "RequestHeaders"]
+__all__ = ["Admission", "Admitted", "Duplicates", "HeaderColumns", "HeaderReader", "Reject", "RequestHeaders"]

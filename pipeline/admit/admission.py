@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.admit.duplicates import Duplicates
-from pipeline.admit.headers import HeaderReader, RequestHeaders
+from pipeline.admit.headers import HeaderColumns, HeaderReader, RequestHeaders
 from pipeline.admit.sequences import by_length
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
-from pipeline.intake import Chunk, RawHeaders
+from pipeline.intake import Chunk, RawColumns
 from pipeline.models import Model
 from topics.codecs import Codec
 from topics.codes import BadRequest, Code
@@ -27,9 +27,6 @@ Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
 """Takes a chunk and its bad requests (index in the chunk, why)."""
 PassOver = Callable[[Chunk, Sequence[int]], None]
 """Takes a chunk and its duplicates (indices in the chunk)."""
-
-Group = tuple[Sequence[int], Sequence[RequestHeaders]]
-"""Requests of one content type: their indices in the chunk, and what their headers say."""
 
 # Requests from this size on, on average, are decoded alone: views of their bytes. To lie in one column they would be
 # copied twice, into memory that is new each time: of 1 MB each it took as long as bringing them in from Kafka.
@@ -46,13 +43,11 @@ class Admitted:
     """
 
     chunk: Chunk
-    codec: Codec
     columns: Columns
     row_start: IntArray  # (requests + 1,)
-    indices: Sequence[int]
     decoded_ns: int
-    uniform: RequestHeaders | None  # one reading that holds for every request, else
-    each: Sequence[RequestHeaders]  # one per request
+    indices: Sequence[int]
+    headers: HeaderColumns
     deadlines_ms: IntArray | None  # (requests,), Unix, NO_DEADLINE_MS where none; None where no request has one
     length: int | None = None  # what the rows' sequences are padded to; None where the model has none
 
@@ -63,9 +58,9 @@ class Admitted:
     def rows(self) -> int:
         return int(self.row_start[-1])
 
-    def headers(self, request: int) -> RequestHeaders:
-        """What the headers of request ``request`` say."""
-        return self.uniform or self.each[request]
+    @property
+    def codec(self) -> Codec:
+        return self.headers.common.codec
 
 
 class Admission:
@@ -101,118 +96,85 @@ class Admission:
     def __call__(self, chunk: Chunk) -> list[Admitted]:
         """The chunk's good requests: one `Admitted` per content type and length of sequences, or per large request."""
         bad: list[tuple[int, BadRequest]] = []
-        headers = chunk.headers()
-        admitted = self._uniform(chunk, headers, bad) if _are_equal(headers) else None
-        if admitted is None:
-            admitted = self._apart(chunk, headers, bad)
+        admitted = [
+            each
+            for requests in self._alike(chunk) or self._mixed(chunk, bad)
+            for each in self._decode(chunk, self._wanted(chunk, requests, bad), bad)
+        ]
         if bad:
             self._reject(chunk, bad)
         if self._sequences[0]:
             return [part for each in admitted for part in by_length(each, *self._sequences)]
         return admitted
 
-    def _uniform(
-        self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]
-    ) -> list[Admitted] | None:
-        """All headers are equal: read once. None where they name something each request must have of its own."""
-        try:
-            one = self._reader.read(headers[0])
-        except BadRequest as error:
-            bad.extend((index, error.bare()) for index in range(len(chunk)))
-            return []
-        if one.request_id is not None or one.deadline_ms is not None:
+    def _alike(self, chunk: Chunk) -> list[_Requests] | None:
+        """All of them, read at once; None where they are not alike enough or one is bad."""
+        headers = chunk.headers()
+        if not isinstance(headers, RawColumns) or not self._fit(chunk.keys()):
             return None
-        if not self._fit(chunk.keys()):
-            return None
-        return self._decode(chunk, one.codec, range(len(chunk)), one, (), None, bad)
+        said = self._reader.read_columns(headers)
+        return None if said is None else [_Requests.of(range(len(said)), said)]
 
-    def _apart(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
-        """Each request has headers of its own."""
-        admitted: list[Admitted] = []
-        for group in self._alike(chunk, headers) or self._mixed(chunk, headers, bad):
-            indices, each = group if self._duplicates is None else self._without(self._duplicates, chunk, *group)
-            if not indices:
-                continue
-            admitted += self._decode(chunk, each[0].codec, indices, None, each, _deadlines_ms(each), bad)
-        return admitted
-
-    def _alike(self, chunk: Chunk, headers: Sequence[RawHeaders]) -> list[Group] | None:
-        """One group of all, read at once; None where they are not alike enough or one is bad."""
-        each = self._reader.read_alike(headers)
-        if each is None or not self._fit(chunk.keys()):
-            return None
-        deadlines, horizon_ms = _deadlines_ms(each), self._limits.deadline_horizon_ms  # all have one, or none has
-        if deadlines is not None and (abs(deadlines - chunk.timestamps_ms()) > horizon_ms).any():
-            return None
-        return [(range(len(each)), each)]
-
-    def _mixed(self, chunk: Chunk, headers: Sequence[RawHeaders], bad: list[tuple[int, BadRequest]]) -> list[Group]:
-        """One group for each content type, each request read by itself."""
-        stamps, keys, key_bytes_max = chunk.timestamps_ms(), chunk.keys(), self._request_limits.key_bytes_max
+    def _mixed(self, chunk: Chunk, bad: list[tuple[int, BadRequest]]) -> list[_Requests]:
+        """Those of each content type, each read by itself."""
+        keys, key_bytes_max = chunk.keys(), self._request_limits.key_bytes_max
         groups: dict[str, tuple[list[int], list[RequestHeaders]]] = {}
-        for index, raw in enumerate(headers):
+        for index, raw in enumerate(chunk.headers()):
             try:
                 read = self._reader.read(raw)
                 if (key := keys[index]) is not None and len(key) > key_bytes_max:
                     raise BadRequest(Code.TOO_LARGE, f"a key of {len(key)} bytes, over {key_bytes_max}")
-                if read.deadline_ms is not None:
-                    self._check_deadline(read.deadline_ms, int(stamps[index]))
             except BadRequest as error:
                 bad.append((index, error.bare()))
                 continue
             indices, each = groups.setdefault(read.codec.content_type, ([], []))
             indices.append(index)
             each.append(read)
-        return [*groups.values()]
+        return [_Requests.of(indices, HeaderColumns.of(each)) for indices, each in groups.values()]
 
     def _fit(self, keys: Sequence[bytes | None]) -> bool:
         return max(map(len, filter(None, keys)), default=0) <= self._request_limits.key_bytes_max
 
-    def _without(
-        self, duplicates: Duplicates, chunk: Chunk, indices: Sequence[int], each: Sequence[RequestHeaders]
-    ) -> Group:
-        again = duplicates.find(chunk, indices, each, slo_ms=self._slo_ms)
-        if not again:
-            return indices, each
-        self._pass_over(chunk, [indices[position] for position in again])
-        kept = sorted({*range(len(indices))} - {*again})
-        return [indices[position] for position in kept], [each[position] for position in kept]
+    def _wanted(self, chunk: Chunk, requests: _Requests, bad: list[tuple[int, BadRequest]]) -> _Requests:
+        """Without those whose deadline cannot be meant, and those that have been asked before."""
+        if requests.deadlines_ms is not None:
+            requests = self._near(chunk, requests, requests.deadlines_ms, bad)
+        if self._duplicates is not None and requests.headers.says("request_id"):
+            again = self._duplicates.find(chunk, requests.indices, requests.headers, slo_ms=self._slo_ms)
+            if again:
+                self._pass_over(chunk, [requests.indices[position] for position in again])
+                requests = requests.without(again)
+        return requests
 
-    def _check_deadline(self, deadline_ms: int, stamp_ms: int) -> None:
-        if abs(deadline_ms - stamp_ms) > self._limits.deadline_horizon_ms:
-            raise BadRequest(
-                Code.BAD_DEADLINE,
-                f"deadline {deadline_ms} is over {self._limits.deadline_horizon_ms} ms from the "
-                f"request's Kafka timestamp {stamp_ms}: is a clock wrong?",
+    def _near(
+        self, chunk: Chunk, requests: _Requests, deadlines_ms: IntArray, bad: list[tuple[int, BadRequest]]
+    ) -> _Requests:
+        horizon_ms, stamps_ms = self._limits.deadline_horizon_ms, chunk.timestamps_ms()
+        if len(requests.indices) < len(chunk):
+            stamps_ms = stamps_ms[requests.indices]
+        far = (deadlines_ms != NO_DEADLINE_MS) & (abs(deadlines_ms - stamps_ms) > horizon_ms)
+        positions = np.flatnonzero(far).tolist()
+        for position in positions:
+            reason = (
+                f"deadline {deadlines_ms[position]} is over {horizon_ms} ms from the request's Kafka timestamp "
+                f"{stamps_ms[position]}: is a clock wrong?"
             )
+            bad.append((requests.indices[position], BadRequest(Code.BAD_DEADLINE, reason)))
+        return requests.without(positions) if positions else requests
 
-    def _decode(
-        self,
-        chunk: Chunk,
-        codec: Codec,
-        indices: Sequence[int],
-        uniform: RequestHeaders | None,
-        each: Sequence[RequestHeaders],
-        deadlines: IntArray | None,
-        bad: list[tuple[int, BadRequest]],
-    ) -> list[Admitted]:
+    def _decode(self, chunk: Chunk, requests: _Requests, bad: list[tuple[int, BadRequest]]) -> list[Admitted]:
+        if not requests.indices:
+            return []
         values = chunk.values()
-        if len(indices) < len(values):
-            values = [values[index] for index in indices]
+        if len(requests.indices) < len(values):
+            values = [values[index] for index in requests.indices]
         if len(values) > 1 and sum(map(len, filter(None, values))) >= ALONE_BYTES * len(values):
             return [
                 admitted
-                for at, index in enumerate(indices)
-                for admitted in self._decode(
-                    chunk,
-                    codec,
-                    [index],
-                    uniform,
-                    each[at : at + 1],
-                    None if deadlines is None else deadlines[at : at + 1],
-                    bad,
-                )
+                for position in range(len(values))
+                for admitted in self._decode(chunk, requests.only([position]), bad)
             ]
+        codec = requests.headers.common.codec
         decoded = codec.decode_requests(
             values,
             self._inputs,
@@ -221,31 +183,41 @@ class Admission:
             model=self._model,
         )
         if decoded.rejected:
-            bad.extend((indices[position], error) for position, error in decoded.rejected)
+            bad.extend((requests.indices[position], error) for position, error in decoded.rejected)
             refused = {position for position, _ in decoded.rejected}
-            if self._duplicates is not None and uniform is None:
+            if self._duplicates is not None:
                 for position in refused:
-                    self._duplicates.forget(chunk, indices[position], each[position])
-            kept = [position for position in range(len(indices)) if position not in refused]
-            indices = [indices[position] for position in kept]
-            each = [each[position] for position in kept] if uniform is None else ()
-            deadlines = None if deadlines is None else deadlines[kept]
-        if not indices:
+                    self._duplicates.forget(chunk, requests.indices[position], requests.headers[position])
+            requests = requests.without(refused)
+        if not requests.indices:
             return []
-        row_start = np.zeros(len(indices) + 1, np.int64)
+        row_start = np.zeros(len(requests.indices) + 1, np.int64)
         decoded.rows.cumsum(out=row_start[1:])
-        return [
-            Admitted(chunk, codec, decoded.columns, row_start, indices, self._clock.now_ns(), uniform, each, deadlines)
-        ]
+        return [Admitted(chunk, decoded.columns, row_start, self._clock.now_ns(), *requests)]
 
 
-def _are_equal(headers: Sequence[RawHeaders]) -> bool:
-    # Where each has an id or a trace of its own, the last one tells at once.
-    return headers[0] == headers[-1] and headers.count(headers[0]) == len(headers)
+class _Requests(NamedTuple):
+    """Some requests of a chunk, all of one content type."""
+
+    indices: Sequence[int]  # in the chunk
+    headers: HeaderColumns
+    deadlines_ms: IntArray | None
+
+    @classmethod
+    def of(cls, indices: Sequence[int], headers: HeaderColumns) -> _Requests:
+        return cls(indices, headers, _deadlines_ms(headers))
+
+    def only(self, positions: Sequence[int]) -> _Requests:
+        deadlines_ms = None if self.deadlines_ms is None else self.deadlines_ms[positions]
+        return _Requests([self.indices[at] for at in positions], self.headers.pick(positions), deadlines_ms)
+
+    def without(self, positions: Collection[int]) -> _Requests:
+        return self.only(sorted({*range(len(self.indices))} - {*positions}))
 
 
-def _deadlines_ms(each: Sequence[RequestHeaders]) -> IntArray | None:
+def _deadlines_ms(headers: HeaderColumns) -> IntArray | None:
     """(requests,), `NO_DEADLINE_MS` where one has none; None where none has one."""
-    if all(read.deadline_ms is None for read in each):
+    if not headers.says("deadline_ms"):
         return None
-    return np.array([NO_DEADLINE_MS if (at := read.deadline_ms) is None else at for read in each], np.int64)
+    said = headers.column("deadline_ms")
+    return np.array([NO_DEADLINE_MS if at is None else at for at in said], np.int64)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from pipeline.admit.headers import RequestHeaders
+from pipeline.admit.headers import HeaderColumns, RequestHeaders
 from pipeline.commit import Ledger, TopicPartitionKey
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.intake import Chunk
@@ -65,25 +65,27 @@ class Duplicates:
         self,
         chunk: Chunk,
         indices: Sequence[int],
-        headers: Sequence[RequestHeaders],
+        headers: HeaderColumns,
         *,
         slo_ms: float | None = None,
     ) -> list[int]:
         """Positions in ``indices`` of duplicates; the others are remembered. ``headers`` are of the same requests."""
+        content_type = headers.common.codec.content_type
         asked = [
             (position, digest)
-            for position, (index, read) in enumerate(zip(indices, headers, strict=True))
-            if (digest := _digest(chunk, index, read)) is not None
+            for position, (index, request_id) in enumerate(zip(indices, headers.column("request_id"), strict=True))
+            if (digest := _digest(chunk, index, content_type, request_id)) is not None
         ]
         if not asked:
             return []
         key, now_ns = (chunk.topic, chunk.partition), self._clock.now_ns()
         stamps = chunk.timestamps_ms() if slo_ms is not None else None
+        deadlines_ms = [*headers.column("deadline_ms")]
         again: list[int] = []
         with self._lock:
             self._drop_old(now_ns)
             for position, digest in asked:
-                deadline_ms: float | None = headers[position].deadline_ms
+                deadline_ms: float | None = deadlines_ms[position]
                 if deadline_ms is None and stamps is not None and slo_ms is not None:
                     deadline_ms = int(stamps[indices[position]]) + slo_ms
                 seen = self._seen.get(digest)
@@ -99,7 +101,7 @@ class Duplicates:
 
     def forget(self, chunk: Chunk, index: int, headers: RequestHeaders) -> None:
         """This request gets no prediction. Call it before the ledger has it finished."""
-        digest = _digest(chunk, index, headers)
+        digest = _digest(chunk, index, headers.codec.content_type, headers.request_id)
         if digest is None:
             return
         source = (chunk.topic, chunk.partition), chunk.epoch, chunk.offsets[index]
@@ -129,12 +131,12 @@ class Duplicates:
             )
 
 
-def _digest(chunk: Chunk, index: int, headers: RequestHeaders) -> bytes | None:
+def _digest(chunk: Chunk, index: int, content_type: str, request_id: str | None) -> bytes | None:
     """Of what makes a request the same as another; None for one without an id, or without a value."""
     value = chunk.values()[index]
-    if (request_id := headers.request_id) is None or value is None:
+    if request_id is None or value is None:
         return None
-    name = f"{chunk.topic}\n{headers.codec.content_type}\n{len(request_id)}\n{request_id}"
+    name = f"{chunk.topic}\n{content_type}\n{len(request_id)}\n{request_id}"
     digest = blake2b(name.encode(), digest_size=DIGEST_BYTES)
     digest.update(value)
     return digest.digest()

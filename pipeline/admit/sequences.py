@@ -34,7 +34,7 @@ def by_length(admitted: Admitted, sequences: Sequence[str], lengths: Sequence[in
             columns=kept | {name: kept[name][:, :length] for name in sequences},
             row_start=np.concatenate([[0], np.cumsum(sizes[picked])]),
             indices=[admitted.indices[request] for request in picked],
-            each=[admitted.each[request] for request in picked] if admitted.uniform is None else (),
+            headers=admitted.headers.pick(picked),
             deadlines_ms=None if admitted.deadlines_ms is None else admitted.deadlines_ms[picked],
             length=length,
         )

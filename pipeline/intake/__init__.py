@@ -3,6 +3,7 @@
 from pipeline.intake.channel import ChunkChannel, chunks, intake_of
 from pipeline.intake.chunk import UNREADABLE, Chunk, RawHeaders
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, consumer_settings, kafka_consumer
+from pipeline.intake.headers import RawColumn, RawColumns, in_columns
 from pipeline.intake.pressure import Demand
 from pipeline.intake.service import Intake, IntakeListener
 
@@ -15,9 +16,12 @@ __all__ = [
     "Demand",
     "Intake",
     "IntakeListener",
+    "RawColumn",
+    "RawColumns",
     "RawHeaders",
     "chunks",
     "consumer_settings",
+    "in_columns",
     "intake_of",
     "kafka_consumer",
 ]

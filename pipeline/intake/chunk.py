@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from confluent_kafka import Message
 
+from pipeline.intake.headers import in_columns
 from topics.headers import UNREADABLE, RawHeaders, headers_of
 
 __all__ = ["UNREADABLE", "Chunk", "Finish", "RawHeaders", "TimestampMs"]
@@ -59,7 +60,7 @@ class Chunk:
         self.offsets = cast(list[int], list(map(Message.offset, messages)))
         self._values = list(map(Message.value, messages))
         self._keys = list(map(Message.key, messages))
-        self._headers = headers_of(messages)
+        self._headers = in_columns(headers_of(messages))
         self._stamps_ms: TimestampMs = np.fromiter(map(_MS, map(Message.timestamp, messages)), np.int64, len(messages))
         self._stamps_ms[self._stamps_ms <= 0] = int(polled_unix_ms)
         self._finish = finish
@@ -78,8 +79,8 @@ class Chunk:
         """The requests' keys."""
         return self._keys
 
-    def headers(self) -> list[RawHeaders]:
-        """The requests' headers, `UNREADABLE` where they are."""
+    def headers(self) -> Sequence[RawHeaders]:
+        """The requests' headers, `UNREADABLE` where they are; `RawColumns` where they are alike."""
         return self._headers
 
     def timestamps_ms(self) -> TimestampMs:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import compress, repeat
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message
 
-from pipeline.admit import RequestHeaders
 from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
 from pipeline.publish.flight import positions_of
 from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, is_too_large
-from pipeline.publish.terminal import HeaderList, Record, rejection
+from pipeline.publish.terminal import HeaderList, Pair, Record, rejection
 from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
 from topics.records import Header, Status
@@ -67,16 +66,11 @@ class Predictions:
         produce, topic = self._publisher.produce, self._model.topics.predictions
         status, model = self._constant
         content_type = (str(Header.CONTENT_TYPE), admitted.codec.content_type)
-        uniform = admitted.uniform
-        plain = uniform is not None and uniform.traceparent is None and not uniform.stages and self._rung is None
         run.traced.clear()
         run.untraced = 0
-        keys = run.keys()
-        columns = zip(range(len(keys)), keys, run.values, run.request_ids, run.sources, run.reads(), strict=True)
-        for position, key, value, request_id, source, read in columns:
-            headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source)]
-            if not plain:
-                self._extend(headers, run, position, read)
+        columns = zip(run.keys(), run.values, run.request_ids, run.sources, self._more(run), strict=True)
+        for position, (key, value, request_id, source, more) in enumerate(columns):
+            headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source), *more]
             try:
                 produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
@@ -129,32 +123,48 @@ class Predictions:
         assert transactions is not None
         return transactions.refusal(error, message)
 
-    def _extend(self, headers: HeaderList, run: _Encoded, position: int, read: RequestHeaders) -> None:
-        """Headers only some have: the rung of the model's ladder, the stages asked for, and the trace that goes on."""
-        if self._rung is not None:
-            headers.append(("rung", self._rung))
+    def _more(self, run: _Encoded) -> Iterable[Iterable[Pair]]:
+        """The headers that only some predictions have: the ladder's rung, stages asked for, the trace that goes on."""
+        said, count = run.headers, len(run.values)
+        if said.common.stages or "stages" in said.own or said.sparse:
+            return [self._more_of(run, position) for position in range(count)]
+        columns: list[Iterable[Pair]] = [] if self._rung is None else [repeat(("rung", self._rung), count)]
+        if said.says("traceparent"):
+            columns.append(zip(repeat("traceparent"), said.column("traceparent"), strict=False))
+            if said.says("tracestate"):
+                columns.append(zip(repeat("tracestate"), said.column("tracestate"), strict=False))
+        if not columns:
+            return repeat((), count)
+        more: list[Iterable[Pair]] = list(zip(*columns, strict=True))
+        for position in compress(range(count), said.column("sampled")):
+            more[position] = self._more_of(run, position)
+        return more
+
+    def _more_of(self, run: _Encoded, position: int) -> list[Pair]:
+        read = run.headers[position]
+        more: list[Pair] = [] if self._rung is None else [("rung", self._rung)]
         if read.stages or read.sampled:
-            headers.append(("stages", self._stages(run, position)))
+            more.append(("stages", self._stages(run, position)))
         traceparent = read.traceparent
         if traceparent is None:
-            return
+            return more
         if read.sampled and self._begin_trace(run):
-            continued = continue_trace(traceparent)
-            offset = run.chunk.offsets[run.indices[position]]
+            continued = continue_trace(traceparent.decode())
             run.traced.append(
                 Traced(
                     position,
                     run.request_ids[position],
-                    traceparent,
-                    read.tracestate,
+                    traceparent.decode(),
+                    None if read.tracestate is None else read.tracestate.decode(),
                     continued.span_id,
-                    offset,
+                    run.chunk.offsets[run.indices[position]],
                 )
             )
-            traceparent = continued.traceparent
-        headers.append(("traceparent", traceparent))
+            traceparent = continued.traceparent.encode()
+        more.append(("traceparent", traceparent))
         if read.tracestate is not None:
-            headers.append(("tracestate", read.tracestate))
+            more.append(("tracestate", read.tracestate))
+        return more
 
     def _begin_trace(self, run: _Encoded) -> bool:
         """Whether the batch is traced; its first sampled request decides."""
@@ -193,8 +203,8 @@ class Predictions:
             (Header.CONTENT_TYPE, run.run.admitted.codec.content_type),
             *self._constant,
             (Header.SOURCE, run.sources[position]),
+            *self._more_of(run, position),
         ]
-        self._extend(headers, run, position, run.run.admitted.headers(run.run.lo + position))
         key = run.chunk.keys()[run.indices[position]]
         return Record(self._model.topics.predictions, run.values[position], key, headers)
 
@@ -242,7 +252,8 @@ class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
     __slots__ = (
-        "chunk", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "untraced", "values"
+        "chunk", "headers", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "untraced",
+        "values",
     )  # fmt: skip
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
@@ -250,14 +261,13 @@ class _Encoded:
         chunk = self.chunk = admitted.chunk
         self.run = run
         self.indices: Sequence[int] = admitted.indices[run.lo : run.hi]
+        self.headers = admitted.headers[run.lo : run.hi]
         prefix = f"{chunk.topic}/{chunk.partition}/"
         self.sources = [prefix + str(offset) for offset in self._of(chunk.offsets)]
-        if admitted.uniform is not None and admitted.uniform.request_id is None:
-            self.request_ids: Sequence[str] = self.sources
-        else:
-            self.request_ids = [
-                read.request_id or source for read, source in zip(self.reads(), self.sources, strict=True)
-            ]
+        self.request_ids: Sequence[str] = self.sources
+        if self.headers.says("request_id"):
+            own = zip(self.headers.column("request_id"), self.sources, strict=True)
+            self.request_ids = [request_id or source for request_id, source in own]
         bounds = admitted.row_start[run.lo : run.hi + 1] - admitted.row_start[run.lo]
         self.values: Sequence[bytes] = admitted.codec.encode_responses(
             columns,
@@ -271,11 +281,6 @@ class _Encoded:
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.traced: list[Traced] = []
         self.untraced = 0
-
-    def reads(self) -> Iterable[RequestHeaders]:
-        """What the requests' headers say."""
-        admitted, lo, hi = self.run.admitted, self.run.lo, self.run.hi
-        return admitted.each[lo:hi] if admitted.uniform is None else repeat(admitted.uniform, hi - lo)
 
     def keys(self) -> Sequence[bytes | None]:
         """The requests' keys."""

@@ -260,7 +260,7 @@ class Publisher:
         """Requests that get no prediction have no duplicates."""
         if self._duplicates is not None:
             for request in requests:
-                self._duplicates.forget(admitted.chunk, admitted.indices[request], admitted.headers(request))
+                self._duplicates.forget(admitted.chunk, admitted.indices[request], admitted.headers[request])
 
     def _finish(self, chunk: Chunk, indices: Sequence[int], model: Model, count: Callable[[str, int], None]) -> None:
         count(model.name, chunk.finish(indices))  # of a lost assignment none: they were given back (I6)

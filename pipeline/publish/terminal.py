@@ -16,6 +16,7 @@ from topics.records import JSON, Header, Status, source_of
 
 __all__ = [
     "HeaderList",
+    "Pair",
     "Record",
     "dead_letter_headers",
     "expirations",
@@ -25,7 +26,8 @@ __all__ = [
     "request_id_of",
 ]
 
-HeaderList = list[tuple[str, str | bytes | None]]
+Pair = tuple[str, str | bytes | None]
+HeaderList = list[Pair]
 
 REASON_CHARS_MAX = 1_000  # a reason may quote the request; the header must not grow with it
 # A notice repeats of a request what a good one may have: else it could be too large for a topic that took the request.
@@ -115,14 +117,16 @@ def expirations(model: Model, admitted: Admitted, requests: Sequence[int]) -> li
     """
     value = notice_value(Code.DEADLINE_PASSED, "the deadline passes before the request can be answered")
     topic, label, chunk, records = model.topics.predictions, model.label, admitted.chunk, list[Record]()
-    for request in requests:
-        index, read = admitted.indices[request], admitted.headers(request)
+    said = admitted.headers.pick(requests)
+    columns = (said.column(field) for field in ("request_id", "traceparent", "tracestate"))
+    for request, request_id, traceparent, tracestate in zip(requests, *columns, strict=True):
+        index = admitted.indices[request]
         source = source_of(chunk.topic, chunk.partition, chunk.offsets[index])
-        headers = _notice(read.request_id or source, Status.EXPIRED, label, source)
-        if read.traceparent is not None:
-            headers.append((Header.TRACEPARENT, read.traceparent))
-        if read.tracestate is not None:
-            headers.append((Header.TRACESTATE, read.tracestate))
+        headers = _notice(request_id or source, Status.EXPIRED, label, source)
+        if traceparent is not None:
+            headers.append(("traceparent", traceparent))
+        if tracestate is not None:
+            headers.append(("tracestate", tracestate))
         records.append(Record(topic, value, chunk.keys()[index], headers))
     return records
 

@@ -65,11 +65,10 @@ def turn_ns(admitted: Admitted) -> int:
 
 
 def _priorities(admitted: Admitted) -> IntArray | None:
-    if admitted.uniform is not None:
-        one = admitted.uniform.priority
-        return None if one == PRIORITY_DEFAULT else np.full(len(admitted), one)
-    each = [read.priority for read in admitted.each]
-    return None if each.count(PRIORITY_DEFAULT) == len(each) else np.array(each, np.int64)
+    headers = admitted.headers
+    if "priority" not in headers.own and headers.common.priority == PRIORITY_DEFAULT:
+        return None
+    return np.fromiter(headers.column("priority"), np.int64, len(admitted))
 
 
 def _keys(admitted: Admitted) -> IntArray:

@@ -212,7 +212,7 @@ def request_of(rows: Sequence[int], polled_ns: int) -> Admitted:
     np.cumsum(rows, out=starts[1:])
     chunk = SimpleNamespace(polled_ns=polled_ns, keys=lambda: [None] * len(rows))
     nothing = cast(Any, None)
-    return Admitted(cast(Any, chunk), nothing, {}, starts, range(len(rows)), polled_ns, nothing, (), None)
+    return Admitted(cast(Any, chunk), {}, starts, polled_ns, range(len(rows)), nothing, None)
 
 
 def _plain(decision: Decision, numbers: dict[int, int]) -> dict[str, Any]:

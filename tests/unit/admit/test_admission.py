@@ -59,7 +59,7 @@ def rows_by_message(admitted: Sequence[Admitted]) -> dict[int, list[float]]:
     for each in admitted:
         assert len(each) == len(each.indices) == len(each.row_start) - 1
         assert each.row_start[0] == 0 and each.rows == len(each.columns["x"])
-        assert each.uniform is not None or len(each.each) == len(each)
+        assert len(each.headers) == len(each)
         assert each.deadlines_ms is None or len(each.deadlines_ms) == len(each)
         for request, index in enumerate(each.indices):
             rows = each.columns["x"][each.row_start[request] : each.row_start[request + 1], 0]
@@ -79,15 +79,15 @@ def test_a_chunk_of_equal_headers_is_read_once(content_type: str) -> None:
     )
     (admitted,) = bench.admit(chunk)
     assert admitted.chunk is chunk and admitted.codec is codec_for(content_type)
-    assert admitted.uniform is not None and admitted.uniform is admitted.headers(2)
-    assert (admitted.indices, admitted.each, admitted.deadlines_ms) == (range(3), (), None)
+    assert admitted.headers.own == {} and admitted.headers[2] is admitted.headers.common
+    assert (admitted.indices, admitted.deadlines_ms) == (range(3), None)
     assert rows_by_message([admitted]) == {0: [0.0], 1: [1.0, 1.0], 2: [2.0, 2.0, 2.0]}
     assert bench.rejected == []
 
 
 def test_no_header_at_all_is_json() -> None:
     (admitted,) = Admitting().admit(chunk_of([message(0, value(4, content_type=JSON))]))
-    assert admitted.codec is codec_for(JSON) and admitted.uniform is not None
+    assert admitted.codec is codec_for(JSON) and admitted.headers.own == {}
 
 
 def test_requests_of_several_types_in_one_chunk_become_one_admitted_each() -> None:
@@ -107,7 +107,7 @@ def test_each_request_keeps_its_own_headers() -> None:
         typed(RAW, ("deadline-ms", str(STAMP_MS + 50).encode()), ("stages", b"1")),
     ]
     (admitted,) = bench.admit(chunk_of([message(at, value(at), headers=headers) for at, headers in enumerate(own)]))
-    said = [admitted.headers(request) for request in range(3)]
+    said = [admitted.headers[request] for request in range(3)]
     assert [each.request_id for each in said] == ["a", None, None]
     assert [each.priority for each in said] == [9, 5, 5]
     assert [each.stages for each in said] == [False, False, True]
@@ -118,8 +118,9 @@ def test_each_request_keeps_its_own_headers() -> None:
 @pytest.mark.parametrize("header", [("request-id", b"same"), ("deadline-ms", str(STAMP_MS + 5).encode())])
 def test_what_each_request_must_have_of_its_own_is_so_even_if_equal(header: tuple[str, bytes]) -> None:
     (admitted,) = Admitting().admit(chunk_of([message(at, value(at), headers=typed(RAW, header)) for at in range(3)]))
-    assert admitted.uniform is None and len(admitted.each) == 3
-    if header[0] == "deadline-ms":
+    if header[0] == "request-id":
+        assert [each.request_id for each in admitted.headers] == ["same"] * 3
+    else:
         assert admitted.deadlines_ms is not None and admitted.deadlines_ms.tolist() == [STAMP_MS + 5] * 3
 
 
@@ -141,7 +142,7 @@ def test_requests_alike_but_for_their_ids_and_deadlines_stay_together_unless_one
     kept = [at for at in range(5) if at not in late and at != long_key]
     assert isinstance(admitted.indices, range) == (len(kept) == 5), "a range is cut without a look at each"
     assert rows_by_message([admitted]) == {at: [float(at)] for at in kept}
-    assert [read.request_id for read in admitted.each] == [str(at) for at in kept]
+    assert [read.request_id for read in admitted.headers] == [str(at) for at in kept]
     assert admitted.deadlines_ms is not None and admitted.deadlines_ms.tolist() == [deadlines[at] for at in kept]
     assert bench.codes() == dict.fromkeys(late, Code.BAD_DEADLINE) | (
         {} if long_key is None else {long_key: Code.TOO_LARGE}
@@ -205,7 +206,7 @@ def test_bad_headers_harm_no_neighbour() -> None:
         4: Code.BAD_HEADER,
         5: Code.BAD_HEADER,
     }
-    assert admitted[0].headers(1).request_id == "good"
+    assert admitted[0].headers[1].request_id == "good"
 
 
 def test_a_key_over_its_limit_is_refused_alone() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.admit import Duplicates, RequestHeaders
+from pipeline.admit import Duplicates, HeaderColumns, RequestHeaders
 from pipeline.commit import Ledger
 from pipeline.intake import Chunk
 from tests.unit.intake.messages import TOPIC, chunk_of, message
@@ -34,6 +34,10 @@ def said(request_id: str | None = "a", *, content_type: str = RAW, deadline_ms: 
     return RequestHeaders(codec_for(content_type), request_id=request_id, deadline_ms=deadline_ms)
 
 
+def said_of(*each: RequestHeaders) -> HeaderColumns:
+    return HeaderColumns.of(each)
+
+
 class Case:
     """What is remembered, over a ledger that has two partitions; each request is a chunk of its own unless told."""
 
@@ -54,13 +58,13 @@ class Case:
 
     def again(self, value: bytes | None = b"v", *, partition: int = 0, headers: RequestHeaders | None = None) -> bool:
         """Whether a request that is read now is a duplicate."""
-        return self.duplicates.find(self.poll(value, partition=partition), [0], [headers or said()]) == [0]
+        return self.duplicates.find(self.poll(value, partition=partition), [0], said_of(headers or said())) == [0]
 
 
 def test_the_same_id_and_body_is_a_duplicate_in_the_same_chunk_and_in_another_partition() -> None:
     case = Case()
     chunk = case.poll(b"v", b"w", b"v", b"v")
-    assert case.duplicates.find(chunk, [0, 2, 3], [said(), said(), said("b")]) == [1], "positions, not indices"
+    assert case.duplicates.find(chunk, [0, 2, 3], said_of(said(), said(), said("b"))) == [1], "positions, not indices"
     assert case.again() and case.again(partition=1)
 
 
@@ -74,10 +78,10 @@ def test_another_id_or_content_type_is_not(other: RequestHeaders) -> None:
 def test_of_a_model_with_an_slo_one_that_came_later_may_be_answered_where_the_first_expires() -> None:
     case = Case()
     stamp_ms = int(case.poll(b"v").timestamps_ms()[0])
-    assert case.duplicates.find(case.poll(b"v"), [0], [said()], slo_ms=50.0) == []
-    assert case.duplicates.find(case.poll(b"v"), [0], [said(deadline_ms=stamp_ms + 51)], slo_ms=50.0) == []
-    assert case.duplicates.find(case.poll(b"v"), [0], [said(deadline_ms=stamp_ms + 51)], slo_ms=50.0) == [0]
-    assert case.duplicates.find(case.poll(b"v"), [0], [said()], slo_ms=50.0) == [0], "due before"
+    assert case.duplicates.find(case.poll(b"v"), [0], said_of(said()), slo_ms=50.0) == []
+    assert case.duplicates.find(case.poll(b"v"), [0], said_of(said(deadline_ms=stamp_ms + 51)), slo_ms=50.0) == []
+    assert case.duplicates.find(case.poll(b"v"), [0], said_of(said(deadline_ms=stamp_ms + 51)), slo_ms=50.0) == [0]
+    assert case.duplicates.find(case.poll(b"v"), [0], said_of(said()), slo_ms=50.0) == [0], "due before"
 
 
 def test_another_body_or_model_is_not_and_does_not_push_out_the_first() -> None:
@@ -85,7 +89,7 @@ def test_another_body_or_model_is_not_and_does_not_push_out_the_first() -> None:
     case.ledger.assign([("other.requests", 0)])
     assert not case.again(b"v")
     assert not case.again(b"w") and not case.again(None) and not case.again(None)
-    assert case.duplicates.find(case.poll(b"v", topic="other.requests"), [0], [said()]) == []
+    assert case.duplicates.find(case.poll(b"v", topic="other.requests"), [0], said_of(said())) == []
     assert case.again(b"v") and case.again(b"w")
 
 
@@ -127,7 +131,7 @@ def test_a_lost_assignments_requests_have_no_duplicates_and_one_read_again_is_no
     """Another worker may drop the original for a request that was read here: one of both has to be answered."""
     case = Case()
     original = case.poll(b"v")
-    assert case.duplicates.find(original, [0], [said()]) == []
+    assert case.duplicates.find(original, [0], said_of(said())) == []
     if finished:
         original.finish()
     case.ledger.release([(TOPIC, 0)])
@@ -135,23 +139,23 @@ def test_a_lost_assignments_requests_have_no_duplicates_and_one_read_again_is_no
     case.ledger.assign([(TOPIC, 0)])
     reread = chunk_of([message(original.offsets[0], b"v")], epoch=case.ledger.epoch((TOPIC, 0)) or 0)
     case.ledger.track(reread)
-    assert case.duplicates.find(reread, [0], [said()]) == [0], "its duplicate in partition 1 is in flight"
+    assert case.duplicates.find(reread, [0], said_of(said())) == [0], "its duplicate in partition 1 is in flight"
     case.ledger.release([(TOPIC, 1)])
-    assert case.duplicates.find(reread, [0], [said()]) == []
+    assert case.duplicates.find(reread, [0], said_of(said())) == []
 
 
 def test_a_chunk_of_a_lost_assignment_is_remembered_to_no_effect() -> None:
     case = Case()
     stale = case.poll(b"v")
     case.ledger.assign([(TOPIC, 0)])
-    assert case.duplicates.find(stale, [0], [said()]) == []
+    assert case.duplicates.find(stale, [0], said_of(said())) == []
     assert not case.again()
 
 
 def test_an_original_that_may_expire_first_counts_once_it_is_answered() -> None:
     case = Case()
     original = case.poll(b"v", b"w")
-    assert case.duplicates.find(original, [0], [said(deadline_ms=1000)]) == []
+    assert case.duplicates.find(original, [0], said_of(said(deadline_ms=1000))) == []
     assert case.again(headers=said(deadline_ms=1000)) and case.again(headers=said(deadline_ms=999))
     original.finish([0])
     assert case.again(headers=said(deadline_ms=1001)) and case.again(headers=said())
@@ -168,7 +172,7 @@ def test_who_asks_for_more_time_than_an_unanswered_original_is_answered_too(late
 def test_what_gets_no_prediction_is_forgotten_unless_another_took_its_place() -> None:
     case = Case()
     first = case.poll(b"v", b"v")
-    assert case.duplicates.find(first, [0], [said(deadline_ms=1)]) == []
+    assert case.duplicates.find(first, [0], said_of(said(deadline_ms=1))) == []
     case.duplicates.forget(first, 1, said())
     assert case.again(headers=said(deadline_ms=1)), "another of the same kind was"
     assert not case.again(headers=said(deadline_ms=2))
@@ -176,7 +180,7 @@ def test_what_gets_no_prediction_is_forgotten_unless_another_took_its_place() ->
     assert case.again(headers=said(deadline_ms=2))
     case.duplicates.forget(first, 0, said(None))
     again = case.poll(b"x")
-    assert case.duplicates.find(again, [0], [said()]) == []
+    assert case.duplicates.find(again, [0], said_of(said())) == []
     case.duplicates.forget(again, 0, said())
     assert not case.again(b"x")
 

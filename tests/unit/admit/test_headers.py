@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.admit import HeaderReader, RequestHeaders
-from pipeline.intake import UNREADABLE, RawHeaders
+from pipeline.admit import HeaderColumns, HeaderReader, RequestHeaders
+from pipeline.intake import UNREADABLE, RawColumns, RawHeaders, in_columns
 from topics.codecs import CONTENT_TYPES, Codec, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
@@ -46,8 +46,8 @@ def test_known_headers_are_read_in_any_order() -> None:
         deadline_ms=1_790_000_000_000,
         priority=9,
         stages=True,
-        traceparent=SAMPLED.decode(),
-        tracestate="a=1",
+        traceparent=SAMPLED,
+        tracestate=b"a=1",
         sampled=True,
     )
 
@@ -127,7 +127,7 @@ def test_stages_are_asked_for_or_not(value: bytes, stages: bool) -> None:
 @pytest.mark.parametrize("traceparent", [SAMPLED[:-1] + b"0", b"", b"nonsense", SAMPLED.upper(), SAMPLED + b"1"])
 def test_a_trace_that_is_not_sampled_or_not_well_formed_harms_nothing(traceparent: bytes) -> None:
     said = read(("traceparent", traceparent))
-    assert (said.sampled, said.traceparent) == (False, traceparent.decode())
+    assert (said.sampled, said.traceparent) == (False, traceparent)
 
 
 @pytest.mark.parametrize("content_type", CONTENT_TYPES)
@@ -166,11 +166,17 @@ def of(number: int, **changed: bytes | None) -> RawHeaders:
     return [(name.replace("_", "-"), value) for name, value in (headers | changed).items()]
 
 
+def at_once(reader: HeaderReader, headers: Sequence[RawHeaders]) -> HeaderColumns | None:
+    raw = in_columns([*headers])
+    return reader.read_columns(raw) if isinstance(raw, RawColumns) else None
+
+
 def test_requests_that_are_alike_are_read_a_column_at_a_time() -> None:
     reader, headers = HeaderReader(LIMITS), [of(number) for number in range(20)]
     each = [reader.read(raw) for raw in headers]
     with patch.object(reader, "read", wraps=reader.read) as read_one:
-        assert reader.read_alike(headers) == each
+        read = at_once(reader, headers)
+    assert read is not None and [*read] == each
     read_one.assert_called_once_with([("content-type", b"application/json")])
     assert [read.sampled for read in each] == [False, True] * 10
 
@@ -198,14 +204,20 @@ def test_requests_that_are_alike_are_read_a_column_at_a_time() -> None:
 )
 def test_one_that_is_bad_or_unlike_the_others_has_each_read_by_itself(odd: RawHeaders) -> None:
     reader = HeaderReader(LIMITS)
-    assert reader.read_alike([of(0), of(2), of(3)]) is not None
+    assert at_once(reader, [of(0), of(2), of(3)]) is not None
     for headers in ([of(0), odd, of(2)], [odd, of(0)], [of(0), odd]):
-        assert reader.read_alike(headers) is None
+        assert at_once(reader, headers) is None
 
 
-@pytest.mark.parametrize("headers", [None, [], UNREADABLE, [("priority", b"10")], [("stages", b"1"), ("stages", b"1")]])
-def test_where_none_says_anything_or_all_are_bad_each_is_read_by_itself(headers: RawHeaders) -> None:
-    assert HeaderReader(LIMITS).read_alike([headers] * 3) is None
+@pytest.mark.parametrize("headers", [[], UNREADABLE, [("priority", b"10")], [("stages", b"1"), ("stages", b"1")]])
+def test_where_all_are_bad_each_is_read_by_itself(headers: RawHeaders) -> None:
+    assert at_once(HeaderReader(LIMITS), [headers] * 3) is None
+
+
+def test_no_headers_at_all_are_read_at_once() -> None:
+    reader = HeaderReader(LIMITS)
+    read = at_once(reader, [None] * 3)
+    assert read is not None and [*read] == [reader.read(None)] * 3
 
 
 NAMED = st.sampled_from(
@@ -230,6 +242,7 @@ def test_what_is_read_at_once_is_what_each_says(
         [(name, data.draw(st.sampled_from(values))) for name, values in named] for _ in range(count)
     ]
     reader = HeaderReader(LIMITS)
-    read = reader.read_alike(headers)
+    assert [*in_columns(headers)] == headers
+    read = at_once(reader, headers)
     if read is not None:
-        assert read == [reader.read(raw) for raw in headers]
+        assert [*read] == [reader.read(raw) for raw in headers]

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pipeline.admit import Admitted, RequestHeaders
+from pipeline.admit import Admitted, HeaderColumns, RequestHeaders
 from pipeline.core.errors import BackendError
 from pipeline.infer import Slot
 from pipeline.models import Manifest, Model
@@ -51,13 +51,11 @@ def admitted_of(
     chunk = chunk_of([message(offset) for offset, _ in enumerate(rows)], polled_ns=polled_ns)
     return Admitted(
         chunk=chunk,
-        codec=RAW_CODEC,
         columns={"x": np.stack([ids, ids], axis=1)},
         row_start=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
-        indices=range(len(rows)),
         decoded_ns=polled_ns,
-        uniform=RequestHeaders(RAW_CODEC),
-        each=(),
+        indices=range(len(rows)),
+        headers=HeaderColumns(len(rows), RequestHeaders(RAW_CODEC), {}),
         deadlines_ms=None if deadlines_ms is None else np.array(deadlines_ms, np.int64),
     )
 

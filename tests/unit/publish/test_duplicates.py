@@ -32,7 +32,7 @@ def test_admission_leaves_duplicates_out_beside_requests_of_every_kind() -> None
         (admitted,) = bench.admit(*chunk)
         assert list(admitted.indices) == [0, 1, 3, 4]
         assert admitted.columns["x"][:, 0].tolist() == [1.0, 2.0, 4.0, 1.0]
-        assert [admitted.headers(at).request_id for at in range(4)] == ["a", "a", None, "b"]
+        assert [admitted.headers[at].request_id for at in range(4)] == ["a", "a", None, "b"]
         assert admitted.deadlines_ms is not None and admitted.deadlines_ms[3] == POLLED_MS + 50
         assert bench.admit(named(6), named(7)) == []
         bench.settle()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.admit import Admitted, RequestHeaders
+from pipeline.admit import Admitted, HeaderColumns, RequestHeaders
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.window.asked import PATIENCE_NS, PRIORITY_NS, asked_of, of_turn
 from pipeline.window.ordered import NEVER_NS
@@ -19,7 +19,9 @@ UNIX_NS = POLLED_NS - POLLED_MS * MS  # the clocks of a chunk made by hand agree
 
 
 def with_priorities(admitted: Admitted, *priorities: int) -> Admitted:
-    return replace(admitted, uniform=None, each=[RequestHeaders(RAW_CODEC, priority=each) for each in priorities])
+    return replace(
+        admitted, headers=HeaderColumns.of([RequestHeaders(RAW_CODEC, priority=each) for each in priorities])
+    )
 
 
 def test_nothing_is_asked_where_there_is_no_slo_no_deadline_and_no_priority() -> None:
@@ -47,7 +49,7 @@ def test_a_priority_moves_a_request_by_a_bounded_time() -> None:
     assert asked is not None
     moved = [PATIENCE_NS + 5 * PRIORITY_NS, PATIENCE_NS, PATIENCE_NS - 4 * PRIORITY_NS]
     assert (asked.order_ns - POLLED_NS).tolist() == moved
-    all_urgent = replace(admitted_of([1, 1]), uniform=RequestHeaders(RAW_CODEC, priority=9))
+    all_urgent = with_priorities(admitted_of([1, 1]), 9, 9)
     urgent = asked_of(all_urgent, None, UNIX_NS)
     assert urgent is not None and (urgent.order_ns - POLLED_NS).tolist() == moved[2:] * 2
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.admit import Admitted
+from pipeline.admit import Admitted, HeaderColumns, RequestHeaders
 from pipeline.infer import Batch, Run, Slot
 from pipeline.infer.batch import Joined, Piece
 from pipeline.window import Remembered
@@ -50,7 +50,8 @@ def test_the_same_bytes_of_another_content_type_are_another_input() -> None:
     remembered, admitted = Remembered(8), requests(b"a")
     remembered.keep(answered(Run(admitted, 0, 1, 0)))
     assert found(remembered, admitted) == [[0]]
-    assert found(remembered, replace(admitted, codec=codec_for(JSON))) == [None]
+    as_json = replace(admitted, headers=HeaderColumns.of([RequestHeaders(codec_for(JSON))]))
+    assert found(remembered, as_json) == [None]
 
 
 def test_the_one_that_was_asked_for_longest_ago_is_forgotten_first() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.admit import RequestHeaders
+from pipeline.admit import HeaderColumns, RequestHeaders
 from pipeline.infer import DeviceState
 from pipeline.window import Decision, Parts, Plan, Reason, Scheduler
 from pipeline.window.asked import PATIENCE_NS, PRIORITY_NS, asked_of
@@ -277,11 +277,13 @@ def test_one_larger_than_a_batch_goes_in_pieces_among_others_with_deadlines() ->
 def test_however_many_urgent_ones_come_the_least_urgent_has_its_turn() -> None:
     """Twice what can be served, all of priority 9, for three seconds; one of priority 0 came a little before them."""
     scheduler, now_ns, left = scheduler_of(), 0, None
-    patient = replace(admitted_of([1], polled_ns=0), uniform=RequestHeaders(RAW_CODEC, priority=0))
+    patient = replace(
+        admitted_of([1], polled_ns=0), headers=HeaderColumns(1, RequestHeaders(RAW_CODEC, priority=0), {})
+    )
     scheduler.add(patient, asked_of(patient, None, 0), 0)
     while left is None and now_ns < 3_000 * MS:
         urgent = admitted_of([1] * 16, polled_ns=now_ns)
-        urgent = replace(urgent, uniform=RequestHeaders(RAW_CODEC, priority=9))
+        urgent = replace(urgent, headers=HeaderColumns(16, RequestHeaders(RAW_CODEC, priority=9), {}))
         scheduler.add(urgent, asked_of(urgent, None, 0), now_ns)
         batch = scheduler.next(IDLE, now_ns).batch
         assert batch is not None
