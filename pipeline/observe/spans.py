@@ -159,5 +159,5 @@ def _kind(stage: Stage) -> Span.SpanKind.ValueType:
 
 
 def _state(traced: Traced) -> str:
-    given = traced.tracestate
+    given = traced.tracestate.decode() if traced.tracestate else ""
     return TraceState.from_header([given]).to_header() if given and len(given) <= TRACESTATE_CHARS_MAX else ""

@@ -30,8 +30,8 @@ class Traced(NamedTuple):
 
     position: int  # in the part
     request_id: str
-    traceparent: str  # the client's, well formed (`pipeline.observe.is_sampled`)
-    tracestate: str | None
+    traceparent: bytes  # the client's, well formed (`pipeline.observe.is_sampled`)
+    tracestate: bytes | None
     span_id: int  # as `pipeline.observe.continue_trace` decided it, told on in the prediction
     offset: int
 

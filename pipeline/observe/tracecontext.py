@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from binascii import unhexlify
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,13 +16,13 @@ _FORM = re.compile(
 )
 _FLAGS_LOW = 54  # the digit that holds the sampled bit
 _ODD = frozenset(b"13579bdf")
-_RANDOM_ID = 0b10  # beside the sampled bit, the flag that is passed on
+_RANDOM_ID = frozenset(b"37bf")  # with the flag beside the sampled bit, which is passed on
 
 
 class Continued(NamedTuple):
     """What the next hop is told, and the id of the span that it names as parent."""
 
-    traceparent: str
+    traceparent: bytes
     span_id: int
 
 
@@ -40,18 +41,18 @@ def nonzero_bits(bits: int) -> int:
     return random.getrandbits(bits) or 1
 
 
-def continue_trace(traceparent: str, new_id: Callable[[int], int] = nonzero_bits) -> Continued:
+def continue_trace(traceparent: bytes, new_id: Callable[[int], int] = nonzero_bits) -> Continued:
     """Decide the span of a request whose traceparent `is_sampled`; raises ``ValueError`` for any other.
 
     The span is decided before it exists, so that the prediction can name it; it is built when the request ends.
     """
-    if not is_sampled(traceparent.encode()):
+    if not is_sampled(traceparent):
         raise ValueError("malformed traceparent, or not sampled")
     span_id = new_id(64)
-    flags = "03" if int(traceparent[_FLAGS_LOW], 16) & _RANDOM_ID else "01"
-    return Continued(f"00-{traceparent[3:35]}-{span_id:016x}-{flags}", span_id)
+    flags = b"03" if traceparent[_FLAGS_LOW] in _RANDOM_ID else b"01"
+    return Continued(b"00-%b-%016x-%b" % (traceparent[3:35], span_id, flags), span_id)
 
 
-def id_bytes(traceparent: str) -> tuple[bytes, bytes]:
+def id_bytes(traceparent: bytes) -> tuple[bytes, bytes]:
     """Trace and span id as they go over the wire, of one that `is_sampled`."""
-    return bytes.fromhex(traceparent[3:35]), bytes.fromhex(traceparent[36:52])
+    return unhexlify(traceparent[3:35]), unhexlify(traceparent[36:52])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import compress, repeat
+from itertools import compress, pairwise, repeat
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -149,18 +149,18 @@ class Predictions:
         if traceparent is None:
             return more
         if read.sampled and self._begin_trace(run):
-            continued = continue_trace(traceparent.decode())
+            continued = continue_trace(traceparent)
             run.traced.append(
                 Traced(
                     position,
                     run.request_ids[position],
-                    traceparent.decode(),
-                    None if read.tracestate is None else read.tracestate.decode(),
+                    traceparent,
+                    read.tracestate,
                     continued.span_id,
                     run.chunk.offsets[run.indices[position]],
                 )
             )
-            traceparent = continued.traceparent.encode()
+            traceparent = continued.traceparent
         more.append(("traceparent", traceparent))
         if read.tracestate is not None:
             more.append(("tracestate", read.tracestate))
@@ -175,12 +175,17 @@ class Predictions:
 
     def _stages(self, run: _Encoded, position: int) -> str:
         """The stages that are over when the prediction is produced, in microseconds, as compact JSON."""
-        admitted, batch = run.run.admitted, self._batch
-        chunk = admitted.chunk
-        stamp_ms = int(chunk.timestamps_ms()[run.indices[position]])
+        if run.stages is None:
+            run.stages = self._shared_stages(run)
+        chunk = run.chunk
+        dwell_us = max(0, round((chunk.polled_unix_ms - int(chunk.timestamps_ms()[run.indices[position]])) * 1000))
+        return f'{{"{Stage.KAFKA_DWELL}":{dwell_us},{run.stages}'
+
+    def _shared_stages(self, run: _Encoded) -> str:
+        batch = self._batch
         moments = (
-            chunk.polled_ns,
-            admitted.decoded_ns,
+            run.chunk.polled_ns,
+            run.run.admitted.decoded_ns,
             batch.planned_ns,
             batch.copied_ns,
             batch.started_ns,
@@ -188,11 +193,8 @@ class Predictions:
             self._ready_ns,
         )
         names = (Stage.DECODE, Stage.WINDOW_WAIT, Stage.COPY, Stage.DEVICE_WAIT, Stage.COMPUTE, Stage.ENCODE)
-        dwell_us = max(0, round((chunk.polled_unix_ms - stamp_ms) * 1000))
-        pairs = zip(names, moments, moments[1:], strict=False)
-        return orjson.dumps(
-            {str(Stage.KAFKA_DWELL): dwell_us, **{str(n): (b - a) // 1000 for n, a, b in pairs}}
-        ).decode()
+        pairs = zip(names, pairwise(moments), strict=True)
+        return orjson.dumps({str(name): (b - a) // 1000 for name, (a, b) in pairs}).decode().removeprefix("{")
 
     def _record(self, run: _Encoded, position: int) -> Record | None:
         """A prediction made anew, for a delivery that failed; None where its assignment was lost (I3)."""
@@ -252,8 +254,8 @@ class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
     __slots__ = (
-        "chunk", "headers", "indices", "refused", "request_ids", "run", "sources", "suspects", "traced", "untraced",
-        "values",
+        "chunk", "headers", "indices", "refused", "request_ids", "run", "sources", "stages", "suspects", "traced",
+        "untraced", "values",
     )  # fmt: skip
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
@@ -279,6 +281,7 @@ class _Encoded:
         )
         self.refused: dict[int, BadRequest] = {}
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
+        self.stages: str | None = None  # those all its requests share, as JSON without its beginning
         self.traced: list[Traced] = []
         self.untraced = 0
 

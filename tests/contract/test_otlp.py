@@ -52,9 +52,9 @@ def endpoint() -> Iterator[Endpoint]:
     endpoint.close()
 
 
-def traced(index: int, tracestate: str | None = None) -> tuple[Traced, str]:
+def traced(index: int, tracestate: bytes | None = None) -> tuple[Traced, bytes]:
     """A sampled request and the traceparent that its prediction is published with."""
-    traceparent = f"00-{TRACE}-{PARENT}-01"
+    traceparent = f"00-{TRACE}-{PARENT}-01".encode()
     continued = continue_trace(traceparent)
     return Traced(index, f"r{index}", traceparent, tracestate, continued.span_id, 100 + index), continued.traceparent
 
@@ -189,12 +189,12 @@ def test_a_batch_is_a_span_with_its_stages_as_children(endpoint: Endpoint) -> No
 
 
 def test_a_sampled_request_is_a_span_of_its_clients_trace_linked_both_ways(endpoint: Endpoint) -> None:
-    sampled, continued = traced(3, tracestate="vendor=1")
+    sampled, continued = traced(3, tracestate=b"vendor=1")
     observed(endpoint, acked_batch(sampled=(sampled,)))
     spans = endpoint.spans()
     batch, request = spans[0], spans[-1]
     assert len(spans) == BATCH_SPANS + 1
-    assert continued == f"00-{request.trace_id.hex()}-{request.span_id.hex()}-01"  # as its prediction says
+    assert continued.decode() == f"00-{request.trace_id.hex()}-{request.span_id.hex()}-01"  # as its prediction says
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
     assert request.trace_state == "vendor=1" and request.kind == Span.SPAN_KIND_CONSUMER
     assert [(link.trace_id, link.span_id) for link in batch.links] == [(request.trace_id, request.span_id)]
@@ -245,8 +245,8 @@ def test_an_unsampled_batch_is_traced_only_for_its_sampled_requests(
 
 
 def test_a_batch_without_parts_and_a_bad_tracestate_are_no_trouble(endpoint: Endpoint) -> None:
-    sampled, _ = traced(0, tracestate="é;" * 2000)
-    malformed, _ = traced(1, tracestate="no pair")
+    sampled, _ = traced(0, tracestate="é;".encode() * 2000)
+    malformed, _ = traced(1, tracestate=b"no pair")
     times = acked_batch(sampled=(sampled, malformed))
     observer = Observer(otlp_endpoint=endpoint.url)
     observer.start()

@@ -38,8 +38,8 @@ def test_a_sampled_trace_goes_on_with_the_span_the_observer_is_told() -> None:
             1,
             5,
             int(span_id, 16),
-            SAMPLED,
-            "a=1",
+            SAMPLED.encode(),
+            b"a=1",
         )
 
 
