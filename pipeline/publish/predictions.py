@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import compress, pairwise, repeat
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Predictions"]
 
 T = TypeVar("T")
+
+_Own = tuple[bool, bool, bytes | None, bytes | None]
+_OWN_FIELDS = ("stages", "sampled", "traceparent", "tracestate")
+_own_of = attrgetter(*_OWN_FIELDS)
 
 
 class Predictions:
@@ -126,8 +131,9 @@ class Predictions:
     def _more(self, run: _Encoded) -> Iterable[Iterable[Pair]]:
         """The headers that only some predictions have: the ladder's rung, stages asked for, the trace that goes on."""
         said, count = run.headers, len(run.values)
-        if said.common.stages or "stages" in said.own or said.sparse:
-            return [self._more_of(run, position) for position in range(count)]
+        if said.common.stages or said.sparse:
+            rows = zip(*map(said.column, _OWN_FIELDS), strict=True)
+            return [self._more_of(run, position, own) for position, own in enumerate(rows)]
         columns: list[Iterable[Pair]] = [] if self._rung is None else [repeat(("rung", self._rung), count)]
         if said.says("traceparent"):
             columns.append(zip(repeat("traceparent"), said.column("traceparent"), strict=False))
@@ -137,33 +143,32 @@ class Predictions:
             return repeat((), count)
         more: list[Iterable[Pair]] = list(zip(*columns, strict=True))
         for position in compress(range(count), said.column("sampled")):
-            more[position] = self._more_of(run, position)
+            more[position] = self._more_of(run, position, _own_of(said[position]))
         return more
 
-    def _more_of(self, run: _Encoded, position: int) -> list[Pair]:
-        read = run.headers[position]
+    def _more_of(self, run: _Encoded, position: int, own: _Own) -> list[Pair]:
+        stages, sampled, traceparent, tracestate = own
         more: list[Pair] = [] if self._rung is None else [("rung", self._rung)]
-        if read.stages or read.sampled:
+        if stages or sampled:
             more.append(("stages", self._stages(run, position)))
-        traceparent = read.traceparent
         if traceparent is None:
             return more
-        if read.sampled and self._begin_trace(run):
+        if sampled and self._begin_trace(run):
             continued = continue_trace(traceparent)
             run.traced.append(
                 Traced(
                     position,
                     run.request_ids[position],
                     traceparent,
-                    read.tracestate,
+                    tracestate,
                     continued.span_id,
                     run.chunk.offsets[run.indices[position]],
                 )
             )
             traceparent = continued.traceparent
         more.append(("traceparent", traceparent))
-        if read.tracestate is not None:
-            more.append(("tracestate", read.tracestate))
+        if tracestate is not None:
+            more.append(("tracestate", tracestate))
         return more
 
     def _begin_trace(self, run: _Encoded) -> bool:
@@ -205,7 +210,7 @@ class Predictions:
             (Header.CONTENT_TYPE, run.run.admitted.codec.content_type),
             *self._constant,
             (Header.SOURCE, run.sources[position]),
-            *self._more_of(run, position),
+            *self._more_of(run, position, _own_of(run.headers[position])),
         ]
         key = run.chunk.keys()[run.indices[position]]
         return Record(self._model.topics.predictions, run.values[position], key, headers)

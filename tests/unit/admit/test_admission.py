@@ -124,6 +124,15 @@ def test_what_each_request_must_have_of_its_own_is_so_even_if_equal(header: tupl
         assert admitted.deadlines_ms is not None and admitted.deadlines_ms.tolist() == [STAMP_MS + 5] * 3
 
 
+def test_a_deadline_is_held_against_the_timestamp_of_its_own_request() -> None:
+    bench, hour_ms = Admitting(), 3_600_000
+    stamps_ms = [STAMP_MS, STAMP_MS, STAMP_MS - HORIZON_MS - hour_ms]
+    own = [typed("none"), typed(RAW, ("priority", b"1")), typed(RAW, ("deadline-ms", b"%d" % stamps_ms[2]))]
+    messages = [message(at, value(at), headers=own[at], timestamp_ms=stamps_ms[at]) for at in range(3)]
+    (admitted,) = bench.admit(chunk_of(messages))
+    assert list(admitted.indices) == [1, 2] and bench.codes().keys() == {0}
+
+
 @pytest.mark.parametrize("late", [[], [2], [0, 4]])
 @pytest.mark.parametrize("long_key", [None, 1])
 def test_requests_alike_but_for_their_ids_and_deadlines_stay_together_unless_one_is_bad(

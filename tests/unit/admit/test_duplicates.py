@@ -68,6 +68,13 @@ def test_the_same_id_and_body_is_a_duplicate_in_the_same_chunk_and_in_another_pa
     assert case.again() and case.again(partition=1)
 
 
+def test_deadlines_are_those_of_each_request() -> None:
+    case = Case()
+    asked = said_of(said(deadline_ms=1), said("b", deadline_ms=2))
+    assert case.duplicates.find(case.poll(b"v", b"v"), [0, 1], asked) == []
+    assert case.again(headers=said("b", deadline_ms=2)) and not case.again(headers=said(deadline_ms=2))
+
+
 @pytest.mark.parametrize("other", [said("b"), said(content_type=JSON), said(None)])
 def test_another_id_or_content_type_is_not(other: RequestHeaders) -> None:
     case = Case()

@@ -209,6 +209,41 @@ def test_one_that_is_bad_or_unlike_the_others_has_each_read_by_itself(odd: RawHe
         assert at_once(reader, headers) is None
 
 
+def test_a_character_does_not_span_two_requests() -> None:
+    halves = [of(at, tracestate=half, own=b"1") for at, half in enumerate("é".encode()[i : i + 1] for i in range(2))]
+    assert at_once(HeaderReader(LIMITS), halves) is None
+
+
+SAID = st.builds(
+    RequestHeaders,
+    st.just(codec_for(JSON)),
+    st.sampled_from([None, "a", "b"]),
+    st.sampled_from([None, 1]),
+    st.integers(4, 5),
+    st.booleans(),
+    st.sampled_from([None, SAMPLED]),
+)
+
+
+@given(each=st.lists(SAID, min_size=1, max_size=5), data=st.data())
+def test_columns_say_what_each_says(each: list[RequestHeaders], data: st.DataObject) -> None:
+    columns = HeaderColumns.of(each)
+    places = st.integers(0, len(each) - 1)
+    picked, first = data.draw(st.lists(places)), data.draw(places)
+    for some, expected in (
+        (columns, each),
+        (columns.pick(picked), [each[at] for at in picked]),
+        (columns[first:], each[first:]),
+    ):
+        assert [*some] == expected and len(some) == len(expected) and some.sparse
+        for field in RequestHeaders._fields:
+            assert [*some.column(field)] == [getattr(one, field) for one in expected]
+    for field in ("request_id", "deadline_ms", "traceparent"):
+        assert columns.says(field) == any(getattr(one, field) is not None for one in each)
+    with pytest.raises(IndexError):
+        columns[len(each)]
+
+
 @pytest.mark.parametrize("headers", [[], UNREADABLE, [("priority", b"10")], [("stages", b"1"), ("stages", b"1")]])
 def test_where_all_are_bad_each_is_read_by_itself(headers: RawHeaders) -> None:
     assert at_once(HeaderReader(LIMITS), [headers] * 3) is None

@@ -8,8 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.admit import HeaderColumns, RequestHeaders
 from pipeline.admit.sequences import by_length
-from tests.unit.infer.makers import admitted_of
+from tests.unit.infer.makers import RAW_CODEC, admitted_of
 
 LENGTHS = (2, 4, 16)
 REQUESTS = st.lists(st.lists(st.integers(0, 16), min_size=1, max_size=3), min_size=1, max_size=12)
@@ -23,10 +24,12 @@ def test_each_request_is_once_in_the_shortest_that_holds_its_longest_row(request
         columns = {"tokens": np.where(np.arange(16) == 0, tokens, 0), "mask": np.sign(tokens), "age": used}
     else:
         columns = {"tokens": tokens, "mask": np.zeros_like(tokens), "age": used}
-    admitted = replace(admitted_of([len(rows) for rows in requests]), columns=columns)
+    headers = HeaderColumns.of([RequestHeaders(RAW_CODEC, request_id=str(at)) for at in range(len(requests))])
+    admitted = replace(admitted_of([len(rows) for rows in requests]), columns=columns, headers=headers)
     seen: list[int] = []
     for part in by_length(admitted, ("tokens", "mask"), LENGTHS):
         assert part.length in LENGTHS and list(part.indices) == sorted(part.indices)
+        assert [said.request_id for said in part.headers] == [str(index) for index in part.indices]
         for at, index in enumerate(part.indices):
             longest = max(requests[index])
             assert part.length == min(length for length in LENGTHS if length >= longest)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.intake import Chunk
+from pipeline.intake import Chunk, RawColumns
 from tests.unit.intake.messages import POLLED_MS, chunk_of, message
 
 
@@ -18,6 +18,15 @@ def test_columns_are_the_messages_in_order() -> None:
     assert chunk.values() == [b"x", None, b"yz"]
     assert chunk.keys() == [b"k", None, None]
     assert chunk.headers() == [None, None, headers]
+
+
+def test_headers_that_are_alike_are_what_they_were() -> None:
+    assert [*chunk_of([message(0), message(1)]).headers()] == [None, None]
+    headers: list[list[tuple[str, bytes | None]]] = [[("a", b"1"), ("a", None)], [("a", b"1"), ("a", b"2")]]
+    columns = chunk_of([message(at, headers=each) for at, each in enumerate(headers)]).headers()
+    assert isinstance(columns, RawColumns) and len(columns) == 2
+    assert [columns[0], columns[-1], *columns[1:]] == [headers[0], headers[1], headers[1]]
+    assert [(column.values, column.common) for column in columns.columns] == [((b"1",), True), ((None, b"2"), False)]
 
 
 def test_a_message_without_a_timestamp_has_that_of_the_poll() -> None:

@@ -43,6 +43,23 @@ def test_a_sampled_trace_goes_on_with_the_span_the_observer_is_told() -> None:
         )
 
 
+def test_of_requests_alike_in_all_but_their_traces_each_goes_on_as_it_asks() -> None:
+    asked = [SAMPLED[:-2] + flags for flags in ("00", "01", "00", "03")]
+    headers = [[*RAW_HEADERS, ("traceparent", each.encode()), ("tracestate", b"a=1")] for each in asked]
+    with flow() as bench:
+        bench.observer.traces = True
+        sent = bench.answer(*(request(at, headers=each) for at, each in enumerate(headers)))
+        told = [each.header("traceparent") for each in sent]
+        assert [a == b for a, b in zip(told, asked, strict=True)] == [True, False, True, False]
+        assert [each[-2:] for each in told] == ["00", "01", "00", "03"]
+        assert ["stages" in dict(each.headers) for each in sent] == [False, True, False, True]
+        assert {each.header("tracestate") for each in sent} == {"a=1"}
+        bench.producer.report(*bench.producer.sent)
+        assert bench.drained()
+        traced = bench.observer.batches[0].parts[0].traced
+        assert [each.offset for each in traced] == [1, 3]
+
+
 @pytest.mark.parametrize("traces", [False, True])
 def test_a_batch_is_traced_whole_or_not_at_all_as_its_first_sampled_request_is_told(traces: bool) -> None:
     sampled = [*RAW_HEADERS, ("traceparent", SAMPLED.encode())]

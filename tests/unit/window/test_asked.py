@@ -49,6 +49,8 @@ def test_a_priority_moves_a_request_by_a_bounded_time() -> None:
     assert asked is not None
     moved = [PATIENCE_NS + 5 * PRIORITY_NS, PATIENCE_NS, PATIENCE_NS - 4 * PRIORITY_NS]
     assert (asked.order_ns - POLLED_NS).tolist() == moved
+    late_urgent = asked_of(with_priorities(admitted_of([1, 1]), 5, 9), None, UNIX_NS)
+    assert late_urgent is not None and (late_urgent.order_ns - POLLED_NS).tolist() == moved[1:]
     all_urgent = with_priorities(admitted_of([1, 1]), 9, 9)
     urgent = asked_of(all_urgent, None, UNIX_NS)
     assert urgent is not None and (urgent.order_ns - POLLED_NS).tolist() == moved[2:] * 2
