@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +103,7 @@ class Admission:
             for each in self._decode(chunk, self._wanted(chunk, requests, bad), bad)
         ]
         if bad:
-            self._reject(chunk, bad)
+            self._reject(chunk, sorted(bad, key=itemgetter(0)))
         if self._sequences[0]:
             return [part for each in admitted for part in by_length(each, *self._sequences)]
         return admitted
@@ -137,8 +138,7 @@ class Admission:
 
     def _wanted(self, chunk: Chunk, requests: _Requests, bad: list[tuple[int, BadRequest]]) -> _Requests:
         """Without those whose deadline cannot be meant, and those that have been asked before."""
-        if requests.deadlines_ms is not None:
-            requests = self._near(chunk, requests, requests.deadlines_ms, bad)
+        requests = self._near(chunk, requests, bad)
         if self._duplicates is not None and requests.headers.says("request_id"):
             again = self._duplicates.find(chunk, requests.indices, requests.headers, slo_ms=self._slo_ms)
             if again:
@@ -146,9 +146,10 @@ class Admission:
                 requests = requests.without(again)
         return requests
 
-    def _near(
-        self, chunk: Chunk, requests: _Requests, deadlines_ms: IntArray, bad: list[tuple[int, BadRequest]]
-    ) -> _Requests:
+    def _near(self, chunk: Chunk, requests: _Requests, bad: list[tuple[int, BadRequest]]) -> _Requests:
+        deadlines_ms = requests.deadlines_ms
+        if deadlines_ms is None:
+            return requests
         horizon_ms, stamps_ms = self._limits.deadline_horizon_ms, chunk.timestamps_ms()
         if len(requests.indices) < len(chunk):
             stamps_ms = stamps_ms[requests.indices]
@@ -208,8 +209,7 @@ class _Requests(NamedTuple):
         return cls(indices, headers, _deadlines_ms(headers))
 
     def only(self, positions: Sequence[int]) -> _Requests:
-        deadlines_ms = None if self.deadlines_ms is None else self.deadlines_ms[positions]
-        return _Requests([self.indices[at] for at in positions], self.headers.pick(positions), deadlines_ms)
+        return _Requests.of([self.indices[at] for at in positions], self.headers.pick(positions))
 
     def without(self, positions: Collection[int]) -> _Requests:
         return self.only(sorted({*range(len(self.indices))} - {*positions}))

@@ -85,8 +85,10 @@ class HeaderColumns(Sequence[RequestHeaders]):
 
     def pick(self, requests: Sequence[int]) -> HeaderColumns:
         """What only these say, in this order."""
-        own = {field: [values[at] for at in requests] for field, values in self.own.items()}
-        return HeaderColumns(len(requests), self.common, own, sparse=self.sparse)
+        picked = {field: [values[at] for at in requests] for field, values in self.own.items()} if requests else {}
+        own = {field: values for field, values in picked.items() if values.count(values[0]) < len(values)}
+        agreed: dict[str, Any] = {field: values[0] for field, values in picked.items() if field not in own}
+        return HeaderColumns(len(requests), self.common._replace(**agreed), own, sparse=self.sparse)
 
     def says(self, field: str) -> bool:
         """Whether a field that may be None is anything else, for one request at least."""

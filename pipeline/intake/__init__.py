@@ -3,7 +3,7 @@
 from pipeline.intake.channel import ChunkChannel, chunks, intake_of
 from pipeline.intake.chunk import UNREADABLE, Chunk, RawHeaders
 from pipeline.intake.consumer import ConsumerFactory, ConsumerLike, consumer_settings, kafka_consumer
-from pipeline.intake.headers import RawColumn, RawColumns, in_columns
+from pipeline.intake.headers import RawColumns
 from pipeline.intake.pressure import Demand
 from pipeline.intake.service import Intake, IntakeListener
 
@@ -16,12 +16,10 @@ __all__ = [
     "Demand",
     "Intake",
     "IntakeListener",
-    "RawColumn",
     "RawColumns",
     "RawHeaders",
     "chunks",
     "consumer_settings",
-    "in_columns",
     "intake_of",
     "kafka_consumer",
 ]

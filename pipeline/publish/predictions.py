@@ -131,7 +131,7 @@ class Predictions:
     def _more(self, run: _Encoded) -> Iterable[Iterable[Pair]]:
         """The headers that only some predictions have: the ladder's rung, stages asked for, the trace that goes on."""
         said, count = run.headers, len(run.values)
-        if said.common.stages or said.sparse:
+        if said.common.stages or "stages" in said.own or said.sparse:
             rows = zip(*map(said.column, _OWN_FIELDS), strict=True)
             return [self._more_of(run, position, own) for position, own in enumerate(rows)]
         columns: list[Iterable[Pair]] = [] if self._rung is None else [repeat(("rung", self._rung), count)]

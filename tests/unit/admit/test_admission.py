@@ -133,6 +133,17 @@ def test_a_deadline_is_held_against_the_timestamp_of_its_own_request() -> None:
     assert list(admitted.indices) == [1, 2] and bench.codes().keys() == {0}
 
 
+def test_what_is_rejected_is_told_in_the_order_it_came_in() -> None:
+    bench = Admitting()
+    far = typed(RAW, ("deadline-ms", b"1"))
+    own = [far, typed("none"), typed(RAW, ("priority", b"9")), typed(RAW), far]
+    values = [value(0), value(1), b"odd", value(3), value(4)]
+    (admitted,) = bench.admit(chunk_of([message(at, values[at], headers=own[at]) for at in range(5)]))
+    assert [[index for index, _ in bad] for _, bad in bench.rejected] == [[0, 1, 2, 4]]
+    assert list(admitted.indices) == [3]
+    assert admitted.deadlines_ms is None and admitted.headers.own == {}, "those that are left ask for nothing"
+
+
 @pytest.mark.parametrize("late", [[], [2], [0, 4]])
 @pytest.mark.parametrize("long_key", [None, 1])
 def test_requests_alike_but_for_their_ids_and_deadlines_stay_together_unless_one_is_bad(

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.admit import HeaderColumns, HeaderReader, RequestHeaders
-from pipeline.intake import UNREADABLE, RawColumns, RawHeaders, in_columns
+from pipeline.intake import UNREADABLE, RawColumns, RawHeaders
+from pipeline.intake.headers import in_columns
 from topics.codecs import CONTENT_TYPES, Codec, codec_for
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
