@@ -5,11 +5,10 @@ from pipeline.observe.health import Health, State
 from pipeline.observe.observer import Observer
 from pipeline.observe.snapshot import Latency, Losses, ModelSnapshot, Snapshot
 from pipeline.observe.stages import BatchTimes, Part, Stage, Traced
-from pipeline.observe.tracecontext import Continued, continue_trace, is_sampled
+from pipeline.observe.tracecontext import continue_trace, is_sampled
 
 __all__ = [
     "BatchTimes",
-    "Continued",
     "Counts",
     "Health",
     "Latency",

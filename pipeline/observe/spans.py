@@ -97,7 +97,8 @@ class SpanBuilder:
         messages.int_value = sum(part.timestamps_ms.size for part in times.parts)
         rows.int_value, padded_rows.int_value = times.rows, times.padded_rows
         for traced in islice((traced for part in times.parts for traced in part.traced), LINKS_MAX):
-            span.links.add(trace_id=id_bytes(traced.traceparent)[0], span_id=traced.span_id.to_bytes(8), flags=_OURS)
+            trace, request = id_bytes(traced.continued)
+            span.links.add(trace_id=trace, span_id=request, flags=_OURS)
         spans = [self._batch + span.SerializeToString()]
         for stage, start_ns, end_ns in zip(self._stages, moments_ns, moments_ns[1:], strict=False):
             child = Span(
@@ -131,7 +132,7 @@ class SpanBuilder:
         spans = []
         for traced, dwell_s, length_s in zip(part.traced, dwells_s, lengths_s, strict=True):
             own.trace_id, own.parent_span_id = id_bytes(traced.traceparent)
-            own.span_id = traced.span_id.to_bytes(8)
+            _, own.span_id = id_bytes(traced.continued)
             own.trace_state = _state(traced)
             own.start_time_unix_nano = end_ns - round(length_s * 1e9)
             message_id.string_value = traced.request_id

@@ -32,7 +32,7 @@ class Traced(NamedTuple):
     request_id: str
     traceparent: bytes  # the client's, well formed (`pipeline.observe.is_sampled`)
     tracestate: bytes | None
-    span_id: int  # as `pipeline.observe.continue_trace` decided it, told on in the prediction
+    continued: bytes  # what the prediction says, with the request's own span (`pipeline.observe.continue_trace`)
     offset: int
 
 

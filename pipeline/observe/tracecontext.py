@@ -6,9 +6,8 @@ import random
 import re
 from binascii import unhexlify
 from collections.abc import Callable
-from typing import NamedTuple
 
-__all__ = ["Continued", "continue_trace", "id_bytes", "is_sampled", "nonzero_bits"]
+__all__ = ["continue_trace", "id_bytes", "is_sampled", "nonzero_bits"]
 
 # version-trace-span-flags; "ff" and ids of zeros are invalid, and only a later version than 00 may say more.
 _FORM = re.compile(
@@ -17,13 +16,6 @@ _FORM = re.compile(
 _FLAGS_LOW = 54  # the digit that holds the sampled bit
 _ODD = frozenset(b"13579bdf")
 _RANDOM_ID = frozenset(b"37bf")  # with the flag beside the sampled bit, which is passed on
-
-
-class Continued(NamedTuple):
-    """What the next hop is told, and the id of the span that it names as parent."""
-
-    traceparent: bytes
-    span_id: int
 
 
 def is_sampled(raw: bytes | None) -> bool:
@@ -41,16 +33,15 @@ def nonzero_bits(bits: int) -> int:
     return random.getrandbits(bits) or 1
 
 
-def continue_trace(traceparent: bytes, new_id: Callable[[int], int] = nonzero_bits) -> Continued:
-    """Decide the span of a request whose traceparent `is_sampled`; raises ``ValueError`` for any other.
+def continue_trace(traceparent: bytes, new_id: Callable[[int], int] = nonzero_bits) -> bytes:
+    """What the next hop is told of a request whose traceparent `is_sampled`; raises ``ValueError`` for any other.
 
-    The span is decided before it exists, so that the prediction can name it; it is built when the request ends.
+    It names the request's span, which is decided before it exists and built when the request ends.
     """
     if not is_sampled(traceparent):
         raise ValueError("malformed traceparent, or not sampled")
-    span_id = new_id(64)
     flags = b"03" if traceparent[_FLAGS_LOW] in _RANDOM_ID else b"01"
-    return Continued(b"00-%b-%016x-%b" % (traceparent[3:35], span_id, flags), span_id)
+    return b"00-%b-%016x-%b" % (traceparent[3:35], new_id(64), flags)
 
 
 def id_bytes(traceparent: bytes) -> tuple[bytes, bytes]:

@@ -71,8 +71,7 @@ class Predictions:
         produce, topic = self._publisher.produce, self._model.topics.predictions
         status, model = self._constant
         content_type = (str(Header.CONTENT_TYPE), admitted.codec.content_type)
-        run.traced.clear()
-        run.untraced = 0
+        told = len(run.traced)
         columns = zip(run.keys(), run.values, run.request_ids, run.sources, self._more(run), strict=True)
         for position, (key, value, request_id, source, more) in enumerate(columns):
             headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source), *more]
@@ -80,8 +79,8 @@ class Predictions:
                 produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
                 slowly(position, Record(topic, value, key, headers))
-        if run.traced:
-            self._publisher.observer.traced(len(run.traced))
+        if len(run.traced) > told:
+            self._publisher.observer.traced(len(run.traced) - told)
         self._produced_ns = self._publisher.clock.now_ns()
 
     def _emit(self, run: _Encoded) -> None:
@@ -153,29 +152,26 @@ class Predictions:
             more.append(("stages", self._stages(run, position)))
         if traceparent is None:
             return more
-        if sampled and self._begin_trace(run):
-            continued = continue_trace(traceparent)
-            run.traced.append(
-                Traced(
+        if sampled and self._begin_trace():
+            if position not in run.traced:  # one made anew is of the same span
+                run.traced[position] = Traced(
                     position,
                     run.request_ids[position],
                     traceparent,
                     tracestate,
-                    continued.span_id,
+                    continue_trace(traceparent),
                     run.chunk.offsets[run.indices[position]],
                 )
-            )
-            traceparent = continued.traceparent
+            traceparent = run.traced[position].continued
         more.append(("traceparent", traceparent))
         if tracestate is not None:
             more.append(("tracestate", tracestate))
         return more
 
-    def _begin_trace(self, run: _Encoded) -> bool:
+    def _begin_trace(self) -> bool:
         """Whether the batch is traced; its first sampled request decides."""
         if self._traces is None:
             self._traces = self._publisher.observer.begin_trace()
-        run.untraced += not self._traces
         return self._traces
 
     def _stages(self, run: _Encoded, position: int) -> str:
@@ -250,7 +246,7 @@ class Predictions:
                 encoded_ns=self._produced_ns,
                 acked_ns=acked_ns,
                 parts=tuple(run.part() for run in self._runs),
-                untraced=sum(run.untraced for run in self._runs),
+                untraced=sum(sum(run.headers.column("sampled")) for run in self._runs) if self._traces is False else 0,
             )
         )
 
@@ -260,7 +256,7 @@ class _Encoded:
 
     __slots__ = (
         "chunk", "headers", "indices", "refused", "request_ids", "run", "sources", "stages", "suspects", "traced",
-        "untraced", "values",
+        "values",
     )  # fmt: skip
 
     def __init__(self, run: Run, columns: Columns, model: Model) -> None:
@@ -287,8 +283,7 @@ class _Encoded:
         self.refused: dict[int, BadRequest] = {}
         self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
         self.stages: str | None = None  # those all its requests share, as JSON without its beginning
-        self.traced: list[Traced] = []
-        self.untraced = 0
+        self.traced: dict[int, Traced] = {}  # by position
 
     def keys(self) -> Sequence[bytes | None]:
         """The requests' keys."""
@@ -320,7 +315,7 @@ class _Encoded:
             polled_unix_ms=chunk.polled_unix_ms,
             polled_ns=chunk.polled_ns,
             decoded_ns=admitted.decoded_ns,
-            traced=tuple(self.traced),
+            traced=tuple(self.traced.values()),
         )
 
     def finish(self, *, without_refused: bool = False) -> int:

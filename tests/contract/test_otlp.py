@@ -56,7 +56,7 @@ def traced(index: int, tracestate: bytes | None = None) -> tuple[Traced, bytes]:
     """A sampled request and the traceparent that its prediction is published with."""
     traceparent = f"00-{TRACE}-{PARENT}-01".encode()
     continued = continue_trace(traceparent)
-    return Traced(index, f"r{index}", traceparent, tracestate, continued.span_id, 100 + index), continued.traceparent
+    return Traced(index, f"r{index}", traceparent, tracestate, continued, 100 + index), continued
 
 
 def acked_batch(requests: int = 4, sampled: tuple[Traced, ...] = (), last_offset: int = 9) -> BatchTimes:

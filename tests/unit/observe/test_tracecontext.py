@@ -51,19 +51,18 @@ def test_a_later_version_may_say_more() -> None:
 )
 def test_any_bytes_are_either_ignored_or_can_be_continued(raw: bytes) -> None:
     if is_sampled(raw):
-        assert is_sampled(continue_trace(raw).traceparent)
+        assert is_sampled(continue_trace(raw))
 
 
 def test_a_trace_goes_on_under_a_span_of_our_own() -> None:
     continued = continue_trace(f"00-{TRACE}-{SPAN}-01".encode(), new_id=lambda bits: 0xABC)
-    assert continued.span_id == 0xABC
-    assert continued.traceparent == f"00-{TRACE}-0000000000000abc-01".encode()
-    assert is_sampled(continued.traceparent)
-    assert len({continue_trace(f"00-{TRACE}-{SPAN}-01".encode()).span_id for _ in range(2)}) == 2
+    assert continued == f"00-{TRACE}-0000000000000abc-01".encode()
+    assert is_sampled(continued)
+    assert len({continue_trace(f"00-{TRACE}-{SPAN}-01".encode()) for _ in range(2)}) == 2
 
 
 def test_a_later_version_goes_on_as_the_one_we_know() -> None:
-    assert continue_trace(f"01-{TRACE}-{SPAN}-ff-x".encode(), new_id=lambda bits: 1).traceparent.endswith(b"-03")
+    assert continue_trace(f"01-{TRACE}-{SPAN}-ff-x".encode(), new_id=lambda bits: 1).endswith(b"-03")
 
 
 @pytest.mark.parametrize("traceparent", ["00-xyz-01-01", f"00-{TRACE}-{SPAN}-01-more", f"00-{TRACE}-{SPAN}-00"])
