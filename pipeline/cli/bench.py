@@ -100,8 +100,6 @@ def throughput(
                 of = _measure_messages(on, repeats, messages, field.commands)
     model, rounds, figure, cpu = of
     ratios = {f"sluice / {name}": rounds.ratio("sluice", name, figure) for name in rounds.runs if name != "sluice"}
-    if plot is not None:
-        bars(rounds, figure, figure.replace("_per_s", " a second"), plot)
     show(
         "throughput",
         rounds,
@@ -111,6 +109,8 @@ def throughput(
         notes=[f"left out: {name}: {why}" for name, why in field.left_out.items()],
         as_json=as_json,
     )
+    if plot is not None:
+        bars(rounds, figure, figure.replace("_per_s", " a second"), plot)
 
 
 def _measure_messages(on: Ground, repeats: int, messages: int, commands: dict[str, list[str]]) -> Measured:
@@ -223,11 +223,11 @@ def latency(
         )
         rounds = measure(work, tell)
     above = {f"{p} ms": rounds.above("sluice", ["echo", "model"], f"{p}_ms") for p in ("p50", "p99")}
-    if plot is not None:
-        percentiles(rounds, f"ms, {rate:g} requests a second", plot)
     about = {"model": model.label, "rate": rate, "arrivals": arrivals}
     compared = Compared("above_echo_and_model", "sluice above echo + model", above, ".2f")
     show("latency", rounds, {"p50_ms": ".2f", "p99_ms": ".2f"}, about, compared, as_json=as_json)
+    if plot is not None:
+        percentiles(rounds, f"ms, {rate:g} requests a second", plot)
 
 
 @app.command()
@@ -302,12 +302,12 @@ def slo(
     pairs = [("sluice", name) for name in ("take", "eager", "offline", "beside", "ceiling")]
     pairs += [("beside", name) for name in ("offline", "ceiling")]
     peaks = {f"{a} / {b}": rounds.ratio(a, b, "peak_per_s") for a, b in pairs}
-    if plot is not None:
-        bars(rounds, "peak_per_s", "requests a second, 99% of them in time", plot)
     ratios = {**peaks, "busy: sluice / eager": rounds.ratio("sluice", "eager", "busy")}
     forms = {"peak_per_s": ",.0f", "busy": ".2f", "in_time": ".4f"}
     compared = Compared("ratios", "ratio", ratios, ".2f")
     show("slo", rounds, forms, {"model": model.label, "slo_ms": slo_ms}, compared, as_json=as_json)
+    if plot is not None:
+        bars(rounds, "peak_per_s", "requests a second, 99% of them in time", plot)
 
 
 @app.command()
@@ -372,13 +372,13 @@ def scaling(
         rounds = measure(work, tell)
     one, *more = map(workers_name, counts)
     ratios = {f"{name} / {one}": rounds.ratio(name, one, "rows_per_s") for name in more}
-    if plot is not None:
-        bars(rounds, "rows_per_s", "rows a second", plot)
     forms, about = (
         {"rows_per_s": ",.0f", "of_device": ".2f"},
         {"model": model.label, "batch_ms": batch_ms, "rows": rows},
     )
     show("scaling", rounds, forms, about, Compared("ratios", "ratio", ratios, ".2f"), as_json=as_json)
+    if plot is not None:
+        bars(rounds, "rows_per_s", "rows a second", plot)
 
 
 def _bundled(name: str) -> Model:

@@ -72,7 +72,7 @@ def broker_of(option: str | None) -> str:
     from pipeline.core.errors import ConfigError
 
     stack = local.running()
-    if stack is None:
+    if stack is None or not stack.broker.alive():
         raise ConfigError("no broker: give --broker HOST:PORT, set SLUICE_BROKER, or start a local one: sluice up")
     return stack.bootstrap
 

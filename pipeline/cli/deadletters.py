@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import nlargest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,12 +121,16 @@ def list_(
     from pipeline.cli.output import emit
 
     codes: Counter[str] = Counter()
-    newest: deque[dict[str, Any]] = deque(maxlen=limit)
-    for letter in _read(_connection(broker, kafka, kafka_config), model, _selected(code, None)):
-        said = letter.to_dict()
-        codes[said["code"] or "unknown"] += 1
-        newest.append(said)
-    letters = sorted(newest, key=lambda said: (said["timestamp_ms"], said["partition"], said["offset"]))
+
+    def counted() -> Iterator[dict[str, Any]]:
+        for letter in _read(_connection(broker, kafka, kafka_config), model, _selected(code, None)):
+            said = letter.to_dict()
+            codes[said["code"] or "unknown"] += 1
+            yield said
+
+    # Partitions come as they are fetched. Of nothing the largest would not be looked for, and nothing counted.
+    newest = nlargest(max(1, limit), counted(), lambda said: (said["timestamp_ms"], said["partition"], said["offset"]))
+    letters = newest[:limit][::-1]
     lines = [f"{codes.total()} dead letters" + "".join(f"  {name} {n}" for name, n in codes.most_common())]
     lines += [
         f"{said['partition']}/{said['offset']}  {said['code']}  at {said['stage']}  from {said['source']}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -38,7 +37,6 @@ SHOWN = 4
 SHADES = " .:-=+*#@"  # of 0..16, two values each
 # Content type and images of a request: the three codecs, one image at a time as most clients send, and many.
 LOTS = (("json", 1), ("raw", 1), ("arrow", 1), ("arrow", 64))
-PACKAGES = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +109,13 @@ def _teller(as_json: bool) -> Callable[[str], None]:
 def _worker(bootstrap: str, folder: Path, report: Path) -> Iterator[Guarded]:
     """`sluice serve` as a process of its own, ready; drained on leaving. Raises `SluiceError` where it fails."""
     from pipeline.core.errors import SluiceError
+    from pipeline.core.subprocesses import module_command, module_environment
     from pipeline.local.process import Guarded
 
     said, log = folder / "worker.out", folder / "worker.log"
     said.unlink(missing_ok=True)
-    # This Python, and these packages rather than any of the same name in the current folder.
-    command = [sys.executable, "-P", "-m", "pipeline.cli", "serve", "--broker", bootstrap, "--report", str(report)]
-    path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
-    env = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
-    worker = Guarded(command, output=said, errors=log, scratch=folder, env={**env, "PYTHONPATH": path})
+    command = [*module_command("pipeline.cli"), "serve", "--broker", bootstrap, "--report", str(report)]
+    worker = Guarded(command, output=said, errors=log, scratch=folder, env=module_environment())
     try:
         _await_ready(worker, said, log)
         yield worker
@@ -234,6 +230,6 @@ Kafka is up at {bootstrap}, with a worker for the model digits. In another termi
   export SLUICE_BROKER={bootstrap}
   sluice topics list
   sluice consume digits
-  echo '{{"image": {json.dumps([0.0] * 64)}}}' | sluice produce digits
+  echo '{{"image": {json.dumps([[[0.0] * 8] * 8])}}}' | sluice produce digits
 
 Ctrl-C ends both."""

@@ -45,7 +45,7 @@ def explain(file: Recorded, json: AsJson = False) -> None:
                 departures.append(each)
                 if not json:
                     print(_line(each, departures[0].at_ns))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AssertionError) as error:
         raise ConfigError(f"{file} is not a recording of decisions: {error}") from error
     differ = sum(not each.same for each in departures)
     batches = sum(each.rows > 0 for each in departures)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -79,13 +80,34 @@ def main() -> None:
     except _expected() as error:
         print(f"sluice: error: {without_secrets(str(error))}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _end_full(error)
     finally:
         _flush()
 
 
 def _flush() -> None:
     """Let a reader that has left (`sluice consume … | head`) end the command quietly."""
+    if sys.stdout is None:  # closed by who started this
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:
+        _discard()
+    except OSError as error:
+        _end_full(error)
+
+
+def _end_full(error: OSError) -> NoReturn:
+    """A disk that is full is told in a line, once."""
+    _discard()
+    print(f"sluice: error: {error.strerror}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _discard() -> None:
+    """What is still to be written to standard output goes nowhere."""
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -72,7 +73,7 @@ def produce(
     form = Form(
         tensors=signature.inputs if signature else None,
         content_type=content_type_of(content_type) if content_type else None,
-        key=key.encode() if key is not None else None,
+        key=os.fsencode(key) if key is not None else None,
         headers=named_values("--header", header),
         deadline_ms=None if deadline_ms is None else lambda: time.time_ns() // 1_000_000 + deadline_ms,
         rows_per_request=rows_per_request,

@@ -45,14 +45,11 @@ def burst(rate: float, duration_s: float, seed: int, *, period_s: float = 1.0, b
     _check(rate, duration_s)
     if not 0 < busy_share <= 1 or period_s <= 0:
         raise ValueError(f"a burst takes a share in (0, 1] of a positive period, not {busy_share} of {period_s} s")
-    # Poisson over the busy time only, then each busy stretch is moved to the start of its period.
-    busy_s = period_s * busy_share
-    periods, rest_s = divmod(duration_s, period_s)
-    busy_total_s = periods * busy_s + min(rest_s, busy_s)
-    due_ns = poisson(rate * duration_s / busy_total_s, busy_total_s, seed)
-    period, within_ns = np.divmod(due_ns, int(busy_s * SECOND_NS))
-    moved: Schedule = period * int(period_s * SECOND_NS) + within_ns
-    return moved
+    # Poisson over all the time, then each period is squeezed into its beginning.
+    period_ns = int(period_s * SECOND_NS)
+    period, within_ns = np.divmod(poisson(rate, duration_s, seed), period_ns)
+    squeezed: Schedule = period * period_ns + (within_ns * busy_share).astype(np.int64)
+    return squeezed
 
 
 def schedule(arrivals: Arrivals, rate: float, duration_s: float, seed: int) -> Schedule:
@@ -76,7 +73,7 @@ def read_trace(path: Path) -> Schedule:
         else:
             lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
             at_s = np.array([line["at_s"] if isinstance(line, dict) else line for line in lines], np.float64)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, EOFError) as error:
         raise ValueError(f"{path} is no trace of arrival times in seconds: {error}") from error
     if (
         at_s.ndim != 1
@@ -90,14 +87,18 @@ def read_trace(path: Path) -> Schedule:
     return due
 
 
-def replayed(trace: Schedule, rate: float | None, duration_s: float | None) -> Schedule:
+def replayed(trace: Schedule, rate: float | None, duration_s: float | None) -> tuple[Schedule, float]:
     """``trace`` as it was, or sped up to a mean of ``rate`` a second; the first ``duration_s`` of that.
 
-    Raises ``ValueError`` where one of them is not positive.
+    Also the seconds it takes: those, or up to its last request where that is sooner. Raises ``ValueError`` where rate
+    or duration is not positive.
     """
     _check(rate or 1, 1 if duration_s is None else duration_s)
     due = trace if rate is None else (trace * (mean_rate(trace) / rate)).astype(np.int64)
-    return due if duration_s is None else due[due < duration_s * SECOND_NS]
+    whole_s = int(due[-1]) / SECOND_NS
+    if duration_s is None or duration_s > whole_s:
+        return due, whole_s
+    return due[due < duration_s * SECOND_NS], duration_s
 
 
 def mean_rate(trace: Schedule) -> float:

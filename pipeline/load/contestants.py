@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pipeline
 from pipeline.core.errors import ConfigError
+from pipeline.core.subprocesses import module_command
 from topics.records import JSON, RAW
 
 __all__ = ["PEERS", "Field", "Peer", "field_of"]
@@ -78,9 +78,9 @@ def field_of(names: Iterable[str], other: Path | None, folder: Path) -> Field:
             raise ConfigError(f"no peer {name!r}: there are {', '.join(PEERS)}")
         peer = PEERS[name]
         if peer.needs is None or importlib.util.find_spec(peer.needs):
-            commands[name] = [sys.executable, "-m", peer.module]
+            commands[name] = module_command(peer.module)
         elif other is not None and _imports(other, peer.needs):
-            commands[name] = [str(other), "-c", PATH.format(str(_alone(folder)), peer.module)]
+            commands[name] = [str(other), "-I", "-c", PATH.format(str(_alone(folder)), peer.module)]
         else:
             left_out[name] = f"{peer.needs} is not installed; {peer.advice}"
     return Field(commands, left_out)
@@ -88,7 +88,7 @@ def field_of(names: Iterable[str], other: Path | None, folder: Path) -> Field:
 
 def _imports(python: Path, package: str) -> bool:
     """Whether that Python has the package."""
-    look = [str(python), "-c", f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({package!r}))"]
+    look = [str(python), "-I", "-c", f"import importlib.util, sys; sys.exit(not importlib.util.find_spec({package!r}))"]
     try:
         return subprocess.run(look, capture_output=True, timeout=LOOK_S_MAX, check=False).returncode == 0
     except OSError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.core.subprocesses import module_command, module_environment
 from pipeline.load.arrivals import Arrivals
 from pipeline.load.process import BenchError
 
@@ -52,11 +52,15 @@ def drive(load: Load, tick: Callable[[float], None] | None = None) -> dict[str, 
     The load goes to the process by its standard input, not its command line, which everyone on the machine may read.
     Raises `BenchError` with the last line of what it said where it fails.
     """
-    command = [sys.executable, "-m", "pipeline.load.generator"]
     text: str | None = json.dumps(asdict(load) | {"kafka": dict(load.kafka)})
     started_s = time.monotonic()
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        module_command("pipeline.load.generator"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=module_environment(),
     )
     try:
         while True:

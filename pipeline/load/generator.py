@@ -35,6 +35,7 @@ LEAD_S = 0.2  # from the call to the first request: threads are up before it is 
 # Each on its own, a broker on two cores has its hands full with these: then it would be measured, not the worker.
 AT_ONCE_PER_S = 1000
 LINGER_MS = 5.0
+LINGERS = ("linger.ms", "queue.buffering.max.ms")  # as librdkafka calls it
 # While the producer gathers, what is due is sent, and what is answered is read, in such steps: a wake-up for each one
 # took a worker on the same two cores, at twice its capacity, a fifth of its answers in time.
 STEP_S = 0.002
@@ -91,7 +92,7 @@ class Answers(threading.Thread):
 
     def end(self, wait_s: float) -> None:
         """Wait for what is still open, at most ``wait_s``."""
-        self.join(wait_s)
+        self.join(min(wait_s, threading.TIMEOUT_MAX))
         self._ended.set()
         self.join()
         if self.error is not None:
@@ -159,23 +160,32 @@ class Requests:
         self.undelivered += error is not None
 
 
-def due_times(load: Load) -> Schedule:
-    """The schedule after its warm-up, of the same kind or evenly spaced at a trace's rate. Raises ``ValueError``."""
+def due_times(load: Load) -> tuple[Schedule, float]:
+    """The schedule after its warm-up, of the same kind or evenly spaced at a trace's rate; and the seconds counted.
+
+    Raises ``ValueError``.
+    """
     if load.trace is None:
         assert load.rate is not None and load.duration_s is not None, "only a trace has its own"
-        return schedule(load.arrivals, load.rate, load.warmup_s + load.duration_s, load.seed)
-    trace = replayed(read_trace(Path(load.trace)), load.rate, load.duration_s)
-    if load.warmup_s == 0 or len(trace) < 2:
-        return trace
-    warmup_ns = int(load.warmup_s * SECOND_NS)
-    return np.concatenate([constant(mean_rate(trace), load.warmup_s), trace + warmup_ns])
+        return schedule(load.arrivals, load.rate, load.warmup_s + load.duration_s, load.seed), load.duration_s
+    whole = read_trace(Path(load.trace))
+    trace, duration_s = replayed(whole, load.rate, load.duration_s)
+    if load.warmup_s == 0:
+        return trace, duration_s
+    warmup = constant(load.rate or mean_rate(whole), load.warmup_s)
+    return np.concatenate([warmup, trace + int(load.warmup_s * SECOND_NS)]), duration_s
 
 
 def linger_ms(load: Load, due: Schedule) -> float:
     """How long the producer gathers: as asked, else nothing at a low rate and librdkafka's default at a high one."""
+    for name in LINGERS:  # which win over what is said here
+        if name in load.kafka:
+            return float(load.kafka[name])
     if load.linger_ms is not None:
         return load.linger_ms
-    return 0.0 if len(due) < 2 or mean_rate(due) <= AT_ONCE_PER_S else LINGER_MS
+    if due[0] == due[-1]:  # one alone, or all at once
+        return 0.0
+    return 0.0 if mean_rate(due) <= AT_ONCE_PER_S else LINGER_MS
 
 
 def generate(load: Load, due: Schedule) -> Sent:
@@ -213,7 +223,7 @@ def main() -> int:
     asked = json.load(sys.stdin)
     load = Load(**asked | {"arrivals": Arrivals(asked["arrivals"])})
     try:
-        due = due_times(load)
+        due, duration_s = due_times(load)
         counted_ns = due[due >= load.warmup_s * SECOND_NS]
         if len(counted_ns) == 0:
             raise ValueError("no request is due: the rate or the time is too small")
@@ -224,8 +234,6 @@ def main() -> int:
     except (ValueError, OSError, SluiceError, TopicsError, KafkaException) as error:
         print(error, file=sys.stderr)
         return 1
-    span_s = int(due[-1]) / SECOND_NS - load.warmup_s  # a trace may end before the time that was asked for
-    duration_s = load.duration_s if load.duration_s is not None and load.trace is None else span_s
     found = report(sent, load.warmup_s, duration_s, deadline_ms=load.deadline_ms, slo_ms=load.slo_ms)
     print(json.dumps(found | {"linger_ms": linger_ms(load, due)}))
     return 0

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, SluiceError
 from pipeline.load.rounds import Rounds
 
 __all__ = ["bars", "check_plot", "percentiles"]
@@ -36,6 +36,8 @@ def check_plot(path: Path | None) -> None:
         raise ConfigError("--plot needs matplotlib: install Sluice's extra `bench`")
     if path.suffix != ".svg":
         raise ConfigError(f"--plot {path}: give the name of an .svg file")
+    if path.is_dir():
+        raise ConfigError(f"--plot {path}: is a folder")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--plot {path}: no such folder")
 
@@ -107,5 +109,8 @@ def _drawing(height_inches: float) -> tuple[Any, Any]:
 def _write(drawing: Any, path: Path) -> None:
     import matplotlib as mpl
 
-    with mpl.rc_context(STYLE):
-        drawing.savefig(path, format="svg", metadata={"Date": None})
+    try:
+        with mpl.rc_context(STYLE):
+            drawing.savefig(path, format="svg", metadata={"Date": None})
+    except OSError as error:
+        raise SluiceError(f"--plot {path}: {error.strerror}") from error

@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.core.errors import SluiceError
+from pipeline.core.subprocesses import module_command, module_environment
 
 __all__ = ["BenchError", "Process", "run_module"]
 
@@ -39,7 +39,7 @@ class Process:
 
     def __init__(self, module: str, arguments: Sequence[str], log: Path, command: Sequence[str] | None = None) -> None:
         self._name = module
-        self._command = [*(command or (sys.executable, "-m", module)), *arguments]
+        self._command = [*(command or module_command(module)), *arguments]
         self._log = log
         self._process: subprocess.Popen[bytes]
 
@@ -47,7 +47,11 @@ class Process:
         with self._log.open("wb") as log:
             # A group of its own: Ctrl-C in the terminal reaches the bench, which then stops its contestant.
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                self._command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=module_environment(),
             )
         return self
 
@@ -102,9 +106,11 @@ class Process:
 
 def run_module(module: str, arguments: Sequence[str]) -> str:
     """``python -m MODULE ARGUMENTS`` to its end; what it printed. Raises `BenchError` unless it exits with 0."""
-    command = [sys.executable, "-m", module, *arguments]
+    command = [*module_command(module), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_S_MAX, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=RUN_S_MAX, check=False, env=module_environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise BenchError(f"{module} took more than {RUN_S_MAX:.0f} s") from error
     if done.returncode != 0:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core.errors import BrokerError, SluiceError
+from pipeline.core.subprocesses import module_command, module_environment
 from pipeline.local.kafka import STOP_WAIT_S_MAX, EmbeddedKafka
 from pipeline.local.places import locked, state_directory
 from pipeline.local.process import Guarded, ProcessId
@@ -25,7 +24,8 @@ READY_WAIT_S_MAX = 120.0  # imports, model load and warm-up take seconds; a load
 DRAIN_WAIT_S_MAX = 60.0  # the worker's own drain budget with room to spare
 READY_CHECK_S = 0.1
 LOG_TAIL_LINES = 15
-PACKAGES = Path(__file__).parents[2]
+# What is said of the worker's own work; where Kafka is and as which group it is asked, the stack knows better.
+TOLD = frozenset({"SLUICE_DEVICE", "SLUICE_GUARANTEE", "SLUICE_ANSWER_ONCE_WITHIN", "SLUICE_LOG_LEVEL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Stack:
 
 
 def running() -> Stack | None:
-    """The background stack if its broker is alive; None where none was started or it has died."""
+    """The background stack if a part of it is alive; None where none was started or all of it has died."""
     stack = _read()
-    return stack if stack and stack.broker.alive() else None
+    return stack if stack and (stack.broker.alive() or stack.worker_alive) else None
 
 
 def up(
@@ -70,6 +70,8 @@ def up(
     """
     with locked(state_directory() / "stack.lock"):
         stack = running()
+        if stack and not stack.broker.alive():
+            stack = None
         if stack and (stack.worker_alive or not worker):
             return stack, True
         kafka = None
@@ -117,11 +119,11 @@ def _start_broker(port: int, progress: Progress | None, *, keep_data: bool) -> E
 
 
 def worker_command(stack: Stack, models: Path | None) -> list[str]:
-    """How the worker is started: this Python, and these packages rather than any of the same name in the folder."""
+    """How the worker is started."""
     from pipeline.models import BUNDLED
 
     serve = ["serve", "--models", str((models or BUNDLED).absolute()), "--broker", stack.bootstrap]
-    return [sys.executable, "-P", "-m", "pipeline.cli", *serve]
+    return [*module_command("pipeline.cli"), *serve]
 
 
 def _start_worker(stack: Stack, models: Path | None) -> Guarded:
@@ -129,8 +131,7 @@ def _start_worker(stack: Stack, models: Path | None) -> Guarded:
     said, log = stack.directory / "worker.out", stack.directory / "worker.log"
     said.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
-    path = os.pathsep.join(filter(None, [str(PACKAGES), os.environ.get("PYTHONPATH")]))
-    worker = Guarded(worker_command(stack, models), output=said, errors=log, env={**os.environ, "PYTHONPATH": path})
+    worker = Guarded(worker_command(stack, models), output=said, errors=log, env=module_environment(TOLD))
     deadline = time.monotonic() + READY_WAIT_S_MAX
     try:
         while (status := worker.poll()) is None and time.monotonic() < deadline:

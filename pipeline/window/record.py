@@ -134,13 +134,16 @@ def replay(lines: Iterable[bytes]) -> Iterator[Departure]:
     """Tell fresh schedulers what the recorded ones were told, at the recorded moments; yield what left, and why.
 
     Every decision is compared, also that nothing should leave yet: one that differs is yielded with ``same`` false.
-    Raises ``ValueError`` for what is no recording; a last line that was cut off is left out.
+    Raises ``ValueError``, ``TypeError`` or ``LookupError`` for what is no recording; a last line that was cut off is
+    left out.
     """
     again: dict[str, _Again] = {}
     for line in lines:
         if not line.endswith(b"\n"):
             return
         told = orjson.loads(line)
+        if not isinstance(told, dict):
+            raise TypeError("a line is not an object")
         model, what = told.pop("model"), told.pop("what")
         if what == "start":
             parts = Parts(model=model, **told)

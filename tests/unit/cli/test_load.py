@@ -43,6 +43,13 @@ def test_a_file_that_is_no_trace_is_misuse(tmp_path: Path) -> None:
     assert "ascending" in str(error)
 
 
+def test_an_empty_array_is_no_trace(tmp_path: Path) -> None:
+    (tmp_path / "trace.npy").touch()
+    error = load("digits", "--trace", str(tmp_path / "trace.npy"), "--broker", "127.0.0.1:1")
+    assert isinstance(error, ConfigError)
+    assert "is no trace" in str(error)
+
+
 def test_a_content_type_that_does_not_exist_is_misuse() -> None:
     error = load("digits", "--rate", "9", "--content-type", "xml", "--broker", "127.0.0.1:1")
     assert isinstance(error, InputError)

@@ -124,6 +124,18 @@ def test_a_reader_that_leaves_ends_the_command_quietly() -> None:
     assert ended.stderr == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(("to", "code", "said"), [("&-", 0, ""), ("/dev/full", 1, "No space left on device")])
+def test_without_a_place_for_what_it_prints_it_does_its_work_and_says_so_in_a_line(
+    to: str, code: int, said: str, unbuffered: str
+) -> None:
+    script = f"{sys.executable} -m pipeline.cli models list >{to}"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60, env=env)
+    told = f"sluice: error: {said}\n" if said else ""
+    assert (ended.returncode, ended.stderr) == (code, told)
+
+
 def test_onnx_runtime_reports_nothing_to_its_maker(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
     code = "import pipeline.cli.main, onnxruntime"

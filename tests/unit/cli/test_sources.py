@@ -115,12 +115,24 @@ def test_a_missing_file_is_one_line(tmp_path: Path, name: str) -> None:
         _read(tmp_path / name, Form((X,)))
 
 
-@pytest.mark.parametrize("name", ["bad.npy", "bad.npz", "bad.arrows"])
-def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(b"not this at all")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *(("bad" + suffix, "noise") for suffix in (".npy", ".npz", ".arrows")),
+        *(("empty" + suffix, "") for suffix in (".npy", ".npz", ".arrows")),
+        ("cut.npz", "rows.npz"),
+        ("array.npz", "rows.npy"),
+        ("archive.npy", "rows.npz"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(tmp_path: Path, name: str, content: str) -> None:
+    _write(tmp_path / "rows.npy")
+    _write(tmp_path / "rows.npz")
+    contents = {"noise": b"not this at all", "": b""}
+    whole = contents[content] if content in contents else (tmp_path / content).read_bytes()
+    (tmp_path / name).write_bytes(whole[:100] if name == "cut.npz" else whole)
     with pytest.raises(InputError, match=name):
-        _read(path, Form((X,)))
+        _read(tmp_path / name, Form((X,)))
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:

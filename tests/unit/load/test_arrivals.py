@@ -38,6 +38,13 @@ def test_bursts_keep_the_mean_rate_and_the_pauses() -> None:
     assert ((due % (2 * SECOND_NS)) < 0.5 * SECOND_NS).all()
 
 
+@pytest.mark.parametrize(("duration_s", "last"), [(5.5, 500), (1.2, 200), (0.1, 100)])
+def test_a_burst_that_is_cut_holds_what_comes_in_the_time_that_is_left(duration_s: float, last: int) -> None:
+    *whole, cut = np.bincount(burst(1_000, duration_s, seed=3) // SECOND_NS)
+    assert whole == pytest.approx([1_000] * len(whole), abs=150)
+    assert cut == pytest.approx(last, abs=75)
+
+
 @pytest.mark.parametrize("arrivals", [Arrivals.POISSON, Arrivals.BURST])
 def test_a_seed_fixes_the_schedule(arrivals: Arrivals) -> None:
     assert schedule(arrivals, 100, 2, seed=1).tolist() == schedule(arrivals, 100, 2, seed=1).tolist()
@@ -81,9 +88,15 @@ def test_what_is_no_trace_is_refused(lines: str, tmp_path: Path) -> None:
 
 def test_a_trace_is_replayed_as_it_was_or_at_another_rate_and_cut() -> None:
     trace = np.array([0, 1, 4, 8], np.int64) * SECOND_NS
-    assert replayed(trace, None, None).tolist() == trace.tolist()
-    assert replayed(trace, 0.75, None).tolist() == [0, SECOND_NS // 2, 2 * SECOND_NS, 4 * SECOND_NS]  # 3 gaps in 4 s
-    assert replayed(trace, 0.75, 2.0).tolist() == [0, SECOND_NS // 2]  # the duration of the replay, its end left out
+    for rate, asked_s, seconds, takes_s in (
+        (None, None, [0, 1, 4, 8], 8),
+        (0.75, None, [0, 0.5, 2, 4], 4),  # 3 gaps in 4 s
+        (0.75, 2.0, [0, 0.5], 2),  # the duration of the replay, its end left out
+        (0.75, 3.0, [0, 0.5, 2], 3),
+        (0.75, 9.0, [0, 0.5, 2, 4], 4),
+    ):
+        due, duration_s = replayed(trace, rate, asked_s)
+        assert ((due / SECOND_NS).tolist(), duration_s) == (seconds, takes_s)
     for rate, duration_s in ((-1, 1), (1, 0)):
         with pytest.raises(ValueError, match="positive"):
             replayed(trace, rate, duration_s)

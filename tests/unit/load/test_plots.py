@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, SluiceError
 from pipeline.load import Rounds
 from pipeline.load.plots import PERCENTS, bars, check_plot, percentiles
 
@@ -42,10 +42,15 @@ def test_the_same_figures_give_the_same_file(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_could_not_be_written_is_misuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (folder := tmp_path / "folder.svg").mkdir()
     check_plot(None)
     check_plot(tmp_path / "fine.svg")
     with pytest.raises(ConfigError, match=r"\.svg"):
         check_plot(tmp_path / "picture.png")
+    with pytest.raises(ConfigError, match="is a folder"):
+        check_plot(folder)
+    with pytest.raises(SluiceError, match=r"folder\.svg: Is a directory"):
+        bars(SPEEDS, "messages_per_s", "messages a second", folder)
     with pytest.raises(ConfigError, match="no such folder"):
         check_plot(tmp_path / "nowhere" / "picture.svg")
     monkeypatch.setattr("pipeline.load.plots.find_spec", lambda name: None)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import pipeline.load
 from pipeline.load.process import BenchError, Process, run_module
 
 
@@ -54,3 +55,20 @@ def test_a_module_run_to_its_end_gives_what_it_printed(module: Path) -> None:
     module.write_text("import sys; sys.exit('boom')\n")
     with pytest.raises(BenchError, match="contestant exited with 1: boom"):
         run_module("contestant", [])
+
+
+def test_it_is_told_no_option_of_the_users_and_runs_nothing_of_the_current_folder(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "print(pipeline.load.__file__, {name for name in os.environ if name.startswith('SLUICE_')}, flush=True)"
+    module.write_text(f"import os, pipeline.load; {said}; raise SystemExit(7)\n")
+    (tmp_path / "here" / "pipeline").mkdir(parents=True)
+    (tmp_path / "here" / "pipeline" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("SLUICE_GUARANTEE", "exactly-once")
+    monkeypatch.setenv("SLUICE_CACHE_DIR", str(tmp_path))
+    with pytest.raises(BenchError, match="exited with 7"), Process("contestant", [], tmp_path / "log") as process:
+        process.wait_ready()
+    module.write_text(module.read_text().replace("7", "0"))
+    told = f"{pipeline.load.__file__} {{'SLUICE_CACHE_DIR'}}"
+    assert [(tmp_path / "log").read_text().strip(), run_module("contestant", []).strip()] == [told, told]

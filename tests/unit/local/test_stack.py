@@ -97,11 +97,28 @@ def test_what_a_crash_of_the_broker_left_is_cleared_by_the_next_up() -> None:
     os.kill(first.broker.pid, signal.SIGKILL)
     while first.broker.alive():
         pass
-    assert running() is None
+    assert running() == first, "its worker lives"
     second, already = up()
     assert not already
     assert second.broker.alive()
     assert not first.worker_alive
+
+
+def test_a_worker_without_its_broker_is_something_to_take_down() -> None:
+    first, _ = up()
+    os.kill(first.broker.pid, signal.SIGKILL)
+    while first.broker.alive():
+        pass
+    assert down() is True
+    assert not first.worker_alive and running() is None
+
+
+def test_the_worker_is_told_of_its_work_but_of_no_other_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLUICE_DEVICE", "SLUICE_KAFKA_CONFIG", "SLUICE_GROUP"):
+        monkeypatch.setenv(name, "x")
+    worker_runs(monkeypatch, 'echo "ready $SLUICE_DEVICE/$SLUICE_KAFKA_CONFIG/$SLUICE_GROUP"; exec sleep 600')
+    started, _ = up()
+    assert (started.directory / "worker.out").read_text() == "ready x//\n"
 
 
 def test_a_record_of_before_a_reboot_ends_no_stranger(state: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import orjson
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.cli.main import app
+from pipeline.core.errors import ConfigError
 from pipeline.infer import DeviceState
 from pipeline.window import Parts, Reason, Recording, Scheduler, replay
 from pipeline.window.asked import asked_of
@@ -81,3 +84,10 @@ def test_explain_prints_a_line_for_each_and_exits_1_where_one_differs(
     assert figures["differ"] == 0 and figures["batches"] > 30
     file.write_bytes(b"".join(line.replace(b'"run_ns":', b'"run_ns":3') for line in lines))
     assert CliRunner().invoke(app, ["explain", str(file)]).exit_code == 1
+
+
+@pytest.mark.parametrize("line", ["5", '"x"', "[1]", "null", "{}"])
+def test_lines_that_are_no_recording_are_misuse(tmp_path: Path, line: str) -> None:
+    (tmp_path / "trace").write_text(line + "\n")
+    told = CliRunner().invoke(app, ["explain", str(tmp_path / "trace")])
+    assert isinstance(told.exception, ConfigError) and told.exception.exit_code == 2
