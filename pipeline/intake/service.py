@@ -327,6 +327,8 @@ class Intake(Service):
 
     def _commit_now(self, consumer: ConsumerLike, keys: Sequence[TopicPartitionKey], deadline_s: float) -> None:
         """The last commit of these; again until the deadline where a rebalance under way refuses it."""
+        if self._committing is not None:  # on its way; whether it fails is told by a later poll, too late for these
+            self.ledger.forget_commit({key: offset for key, offset in self._committing.items() if key in keys})
         while offsets := self._committable(consumer, keys) if self._commits else {}:
             try:
                 outcome = consumer.commit(offsets=_as_list(offsets), asynchronous=False)

@@ -9,14 +9,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaException
 
 from pipeline.infer import Batch, Run
 from pipeline.infer.backend import bucket_of
 from pipeline.models import Model
 from pipeline.observe import BatchTimes, Part, Stage, Traced, continue_trace
-from pipeline.publish.flight import positions_of
-from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, is_too_large
+from pipeline.publish.emission import Emission
+from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery
 from pipeline.publish.terminal import HeaderList, Pair, Record, rejection
 from pipeline.publish.transactions import Outcome
 from topics.codes import BadRequest, Code
@@ -52,13 +52,14 @@ class Predictions:
         self._left = len(self._runs)
         self._traces: bool | None = None  # asked for with the first sampled request
         for run in self._runs:
-            settle = partial(self._settle, run)
+            settle, record = partial(self._settle, run), partial(self._record, run)
             if publisher.transactions is not None:
-                emit = partial(self._emit, run)
-                publisher.transactions.add(Outcome(run.chunk, run.indices, emit, settle, run.doubts))
+                refuse, instead = partial(self._too_large, run), partial(self._emit_rejection, run)
+                emission = Emission(publisher, len(run.values), record, refuse, instead)
+                emit, doubts = partial(self._emit, run, emission), partial(self._doubts, run, emission)
+                publisher.transactions.add(Outcome(run.chunk, run.indices, emit, settle, doubts, lost=settle))
                 continue
-            record, refuse = partial(self._record, run), partial(self._refuse, run)
-            flight = publisher.flight(len(run.values), settle, record, refuse)
+            flight = publisher.flight(len(run.values), settle, record, partial(self._refuse, run))
             self._produce(run, flight.delivered, partial(publisher.send, flight))
             flight.arrived()
 
@@ -73,59 +74,31 @@ class Predictions:
         content_type = (str(Header.CONTENT_TYPE), admitted.codec.content_type)
         told = len(run.traced)
         columns = zip(run.keys(), run.values, run.request_ids, run.sources, self._more(run), strict=True)
+        if len(run.traced) > told:  # before the loop: a transaction that has failed takes none
+            self._publisher.observer.traced(len(run.traced) - told)
         for position, (key, value, request_id, source, more) in enumerate(columns):
             headers: HeaderList = [("request-id", request_id), content_type, status, model, ("source", source), *more]
             try:
                 produce(topic, value, key, ANY_PARTITION, report, None, NOW, headers)
             except (BufferError, KafkaException):
                 slowly(position, Record(topic, value, key, headers))
-        if len(run.traced) > told:
-            self._publisher.observer.traced(len(run.traced) - told)
         self._produced_ns = self._publisher.clock.now_ns()
 
-    def _emit(self, run: _Encoded) -> None:
-        """Produce a run in the open transaction; as a dead letter what is found too large, now or in an earlier one."""
-        if not run.refused and not run.suspects:
-            self._produce(run, partial(self._reported, run), partial(self._emit_one, run))
-            return
-        for position in range(len(run.indices)):
-            if position in run.refused:
-                self._emit_rejection(run, position)
-            elif (record := self._record(run, position)) is not None:
-                self._emit_one(run, position, record)
-
-    def _emit_one(self, run: _Encoded, position: int, record: Record) -> None:
-        publisher = self._publisher
-        try:
-            if position in run.suspects:
-                publisher.emit_alone(record, partial(self._reported_alone, run, position))
-            else:
-                publisher.emit(record, partial(self._reported, run))
-        except KafkaException as error:
-            if not is_too_large(error.args[0]):
-                raise
-            run.refuse(position, error.args[0].str())
-            self._emit_rejection(run, position)
+    def _emit(self, run: _Encoded, emission: Emission) -> None:
+        """Produce a run in the open transaction; with dead letters for what was found too large in an earlier one."""
+        if emission.doubts():
+            emission.emit()
+        else:
+            self._produce(run, emission.reported, emission.emit_one)
 
     def _emit_rejection(self, run: _Encoded, position: int) -> None:
-        why = run.refused[position]
-        self._publisher.emit_all(rejection(self._model, "publish", run.chunk, run.indices[position], why))
+        if position not in run.rejections:
+            records = rejection(self._model, "publish", run.chunk, run.indices[position], run.refused[position])
+            run.rejections[position] = self._publisher.emission(records, self._publisher.rejection_refused)
+        run.rejections[position].emit()
 
-    def _reported(self, run: _Encoded, error: KafkaError | None, message: Message) -> None:
-        """Where a record was too large its transaction has failed; in the next one those that may be it go alone."""
-        if (refusal := self._refusal(error, message)) is not None:
-            records = [self._record(run, position) for position in range(len(run.values))]
-            run.suspects.update(positions_of([(refusal, message)], records))
-
-    def _reported_alone(self, run: _Encoded, position: int, error: KafkaError | None, message: Message) -> None:
-        """One that is too large by itself becomes its request's dead letter."""
-        if (refusal := self._refusal(error, message)) is not None:
-            run.refuse(position, refusal.str())
-
-    def _refusal(self, error: KafkaError | None, message: Message) -> KafkaError | None:
-        transactions = self._publisher.transactions
-        assert transactions is not None
-        return transactions.refusal(error, message)
+    def _doubts(self, run: _Encoded, emission: Emission) -> int:
+        return emission.doubts() + sum(rejected.doubts() for rejected in run.rejections.values())
 
     def _more(self, run: _Encoded) -> Iterable[Iterable[Pair]]:
         """The headers that only some predictions have: the ladder's rung, stages asked for, the trace that goes on."""
@@ -198,8 +171,8 @@ class Predictions:
         return orjson.dumps({str(name): (b - a) // 1000 for name, (a, b) in pairs}).decode().removeprefix("{")
 
     def _record(self, run: _Encoded, position: int) -> Record | None:
-        """A prediction made anew, for a delivery that failed; None where its assignment was lost (I3)."""
-        if not self._publisher.ledger.is_current(run.chunk):
+        """A prediction made anew, for a delivery that failed; None where it is refused, or its assignment lost (I3)."""
+        if position in run.refused or not self._publisher.ledger.is_current(run.chunk):
             return None
         headers: HeaderList = [
             (Header.REQUEST_ID, run.request_ids[position]),
@@ -213,14 +186,16 @@ class Predictions:
 
     def _refuse(self, run: _Encoded, position: int, reason: str) -> None:
         """A prediction the broker will never take becomes a dead letter of its request."""
-        why = run.refuse(position, reason)
+        why = self._too_large(run, position, reason)
         self._publisher.reject(self._model, "publish", run.chunk, [(run.indices[position], why)])
+
+    def _too_large(self, run: _Encoded, position: int, reason: str) -> BadRequest:
+        self._publisher.forget(run.run.admitted, [run.run.lo + position])  # before anybody can read of it
+        return run.refuse(position, reason)
 
     def _settle(self, run: _Encoded) -> None:
         """The broker has the run: finish its requests; with the last run, account for the batch's time."""
         observer, name = self._publisher.observer, self._model.name
-        if run.refused:
-            self._publisher.forget(run.run.admitted, [run.run.lo + position for position in run.refused])
         self._left -= 1
         if self._left == 0:
             self._tell()
@@ -232,6 +207,9 @@ class Predictions:
 
     def _tell(self) -> None:
         batch, acked_ns = self._batch, self._publisher.clock.now_ns()
+        # What was lost since is committed by its new owner, and what is refused is no answer.
+        current = self._publisher.ledger.is_current
+        told = [run for run in self._runs if len(run.refused) < len(run.indices) and current(run.chunk)]
         if batch.acked is not None:
             batch.acked(batch, acked_ns)
         self._publisher.observer.batch_acked(
@@ -245,8 +223,8 @@ class Predictions:
                 computed_ns=batch.computed_ns,
                 encoded_ns=self._produced_ns,
                 acked_ns=acked_ns,
-                parts=tuple(run.part() for run in self._runs),
-                untraced=sum(sum(run.headers.column("sampled")) for run in self._runs) if self._traces is False else 0,
+                parts=tuple(run.part() for run in told),
+                untraced=sum(sum(run.headers.column("sampled")) for run in told) if self._traces is False else 0,
             )
         )
 
@@ -255,7 +233,7 @@ class _Encoded:
     """One run's predictions as bytes, with what names them."""
 
     __slots__ = (
-        "chunk", "headers", "indices", "refused", "request_ids", "run", "sources", "stages", "suspects", "traced",
+        "chunk", "headers", "indices", "refused", "rejections", "request_ids", "run", "sources", "stages", "traced",
         "values",
     )  # fmt: skip
 
@@ -281,7 +259,7 @@ class _Encoded:
             request_ids=self.request_ids,
         )
         self.refused: dict[int, BadRequest] = {}
-        self.suspects: set[int] = set()  # in a transaction that failed by a size, theirs or a neighbour's
+        self.rejections: dict[int, Emission] = {}  # in transactions, of those
         self.stages: str | None = None  # those all its requests share, as JSON without its beginning
         self.traced: dict[int, Traced] = {}  # by position
 
@@ -299,23 +277,24 @@ class _Encoded:
         why = self.refused[position] = BadRequest(Code.PREDICTION_TOO_LARGE, f"a prediction of {size} bytes: {reason}")
         return why
 
-    def doubts(self) -> int:
-        """How many of its predictions are known to be too large, or suspected."""
-        return len(self.suspects) + len(self.refused)
-
     def part(self) -> Part:
         """What the observer keeps of the run."""
         admitted = self.run.admitted
         chunk = admitted.chunk
+        stamps_ms, traced = chunk.timestamps_ms()[self._span()], tuple(self.traced.values())
+        if self.refused:
+            kept = [position for position in range(len(self.indices)) if position not in self.refused]
+            stamps_ms = stamps_ms[kept]
+            traced = tuple(self.traced[p]._replace(position=at) for at, p in enumerate(kept) if p in self.traced)
         return Part(
             topic=chunk.topic,
             partition=chunk.partition,
             last_offset=chunk.offsets[self.indices[-1]],
-            timestamps_ms=chunk.timestamps_ms()[self._span()],
+            timestamps_ms=stamps_ms,
             polled_unix_ms=chunk.polled_unix_ms,
             polled_ns=chunk.polled_ns,
             decoded_ns=admitted.decoded_ns,
-            traced=tuple(self.traced.values()),
+            traced=traced,
         )
 
     def finish(self, *, without_refused: bool = False) -> int:

@@ -22,6 +22,7 @@ from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.intake import Chunk
 from pipeline.models import Model
 from pipeline.observe import Observer
+from pipeline.publish.emission import Emission
 from pipeline.publish.flight import Flight, positions_of
 from pipeline.publish.predictions import Predictions
 from pipeline.publish.producer import ANY_PARTITION, NOW, OnDelivery, ProducerLike, is_too_large
@@ -149,16 +150,23 @@ class Publisher:
                     self._poll()
                     continue
                 if work is None:
-                    return
+                    break
                 work()
                 self._poll()
                 if self.transactions is not None:
                     self.transactions.turn(idle=self._queue.empty())
+            self._give_up()
         except SluiceError as error:  # the world's: told in one line when the worker has ended
             self._fail(error)
+            if not isinstance(error, BrokerError):  # which nothing more can be asked of
+                self._give_up()
         except BaseException as error:
             self._fail(error)
             raise
+
+    def _give_up(self) -> None:
+        if self.transactions is not None:
+            self.transactions.give_up()
 
     def _poll(self) -> None:
         """Take acknowledgements; send at once what was produced if as much has settled as was sent so (Nagle's rule).
@@ -238,7 +246,7 @@ class Publisher:
         for index, why in bad:
             records = rejection(model, stage, chunk, index, why)
             settle = partial(self._finish, chunk, [index], model, self.observer.dead_lettered)
-            self._send_all(chunk, [index], records, settle, self._rejection_refused)
+            self._send_all(chunk, [index], records, settle, self.rejection_refused)
 
     def _expire(self, model: Model, late: Sequence[Late]) -> None:
         for admitted, requests in late:
@@ -276,7 +284,8 @@ class Publisher:
         refused: Callable[[int, str], None],
     ) -> None:
         if self.transactions is not None:
-            self.transactions.add(Outcome(chunk, indices, partial(self.emit_all, records), settle))
+            emission = self.emission(records, refused)
+            self.transactions.add(Outcome(chunk, indices, emission.emit, settle, emission.doubts))
             return
 
         def record_again(position: int) -> Record | None:
@@ -287,10 +296,9 @@ class Publisher:
             self.send(flight, position, record)
         flight.arrived()
 
-    def emit_all(self, records: Sequence[Record]) -> None:
-        """Produce records in the open transaction; one that the broker refuses for its size ends the worker."""
-        for record in records:
-            self.emit(record, self._unpublishable)
+    def emission(self, records: Sequence[Record], refused: Callable[[int, str], None]) -> Emission:
+        """Records for the transactions to come."""
+        return Emission(self, len(records), records.__getitem__, refused)
 
     def emit(self, record: Record, report: OnDelivery) -> None:
         """Produce one record, in the open transaction where there is one; ``report`` is told of its delivery."""
@@ -316,12 +324,7 @@ class Publisher:
         self.emit(record, report)
         self._producer.flush(ALONE_S)
 
-    def _unpublishable(self, error: KafkaError | None, message: Message) -> None:
-        assert self.transactions is not None
-        if refusal := self.transactions.refusal(error, message):
-            self._terminal_refused(0, refusal.str())
-
-    def _rejection_refused(self, position: int, reason: str) -> None:
+    def rejection_refused(self, position: int, reason: str) -> None:
         """The dead letter comes first; its notice repeats the key, so that a huge one may not fit."""
         if position == 0:
             self._terminal_refused(position, reason)

@@ -41,6 +41,7 @@ class Outcome:
     emit: Callable[[], None]
     settle: Callable[[], None]
     doubts: Callable[[], int] = lambda: 0  # how many of its records are known to be too large, or suspected
+    lost: Callable[[], None] = lambda: None  # called instead of ``settle`` where its assignment was lost
 
     @property
     def key(self) -> TopicPartitionKey:
@@ -104,9 +105,10 @@ class Transactions:
         """Requests have an outcome: emit what can be, hold the rest."""
         prefix = self._ledger.arrive(outcome.chunk, _span(outcome.indices))
         if prefix is None:
+            outcome.lost()
             return
-        held = [each for each in self._held.get(outcome.key, ()) if self._ledger.is_current(each.chunk)]
-        ready, self._held[outcome.key] = closed_set([*held, outcome], prefix)
+        self._let_go()
+        ready, self._held[outcome.key] = closed_set([*self._held.get(outcome.key, ()), outcome], prefix)
         for each in ready:
             self._emit(each)
 
@@ -119,13 +121,23 @@ class Transactions:
 
     def turn(self, *, idle: bool) -> None:
         """Commit what is emitted when nothing waits, or when the transaction is as old as it may be."""
+        self._let_go()
         if self._begun_ns is not None and (
             idle or self._broken or self._clock.now_ns() - self._begun_ns >= self._interval_ns
         ):
             self._commit()
 
+    def _let_go(self) -> None:
+        """What is held of assignments that were lost waits for nothing any more."""
+        for key, held in self._held.items():
+            if held and not self._ledger.is_current(held[0].chunk):
+                self._held[key] = []
+                for outcome in held:
+                    outcome.lost()
+
     def _emit(self, outcome: Outcome) -> None:
         if not self._ledger.is_current(outcome.chunk):
+            outcome.lost()
             return
         if self._begun_ns is None:
             self._producer.begin_transaction()
@@ -193,6 +205,18 @@ class Transactions:
             finally:
                 self._called_s = None
         raise BrokerError("the transaction's outcome stays unknown: the broker does not answer")
+
+    def give_up(self) -> None:
+        """Nothing is emitted any more: what is open would hold read-committed consumers up until it times out."""
+        if self._begun_ns is None:
+            return
+        self._begun_ns, self._called_s = None, time.monotonic()
+        try:
+            self._producer.abort_transaction(CALL_S)
+        except KafkaException as error:
+            log.warning("a transaction is left open until it times out: %s", error.args[0].str())
+        finally:
+            self._called_s = None
 
     def _doubts(self) -> int:
         return sum(outcome.doubts() for outcome in self._emitted)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from pipeline.commit import Ledger, Offsets
 from pipeline.core.clock import SYSTEM_CLOCK
@@ -105,6 +106,28 @@ def test_bad_requests_between_good_ones_are_in_the_same_transactions(
         assert (dead[f"{number}-bad"].error_code, dead[f"{number}-bad"].value) == (case.code, case.value)
     assert len(outcomes.dead) == len(cases)
     assert committed(broker.bootstrap, group, topics.requests) == len(requests)
+
+
+def test_dead_letters_that_fit_their_topic_one_by_one_only_are_all_there_once(
+    broker: EmbeddedKafka, tmp_path: Path, topic: Callable[..., str]
+) -> None:
+    """The broker refuses a set of records for its size: librdkafka makes them of up to 1 MB."""
+    models, name = renamed(LINEAR, tmp_path, topic("linear"))
+    topics, group, count = topics_of(name), topic("group"), 40
+    small = {"max.message.bytes": "100000"}
+    made = [NewTopic(each, 1, config=small) for each in (topics.predictions, topics.dead_letters)]
+    admin = AdminClient(quiet(broker.bootstrap))
+    for created in admin.create_topics(made).values():
+        created.result()
+    bad = [(b"k" * 20_000, b"?" * 40_000, [("request-id", str(number).encode())]) for number in range(count)]
+    with Worker(broker.bootstrap, models, group, *EXACTLY, log=tmp_path / "log") as worker:
+        send(broker.bootstrap, topics.requests, bad, linger_ms=100)
+        outcomes = read_all(broker.bootstrap, topics, count)
+        assert worker.stop() == 0
+    assert "published again" in (tmp_path / "log").read_text(), "no set was refused"
+    assert outcomes.answered == {str(number): 1 for number in range(count)}
+    assert len(outcomes.dead) == count
+    assert committed(broker.bootstrap, group, topics.requests) == count
 
 
 def test_a_second_worker_of_the_same_transactional_id_fences_the_first(

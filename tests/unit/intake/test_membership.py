@@ -118,3 +118,32 @@ def test_one_who_is_thrown_out_meanwhile_commits_nothing(monkeypatch: pytest.Mon
     consumer.refuses = [KafkaError.REBALANCE_IN_PROGRESS]
     intake._let_go(consumer, [(TOPIC, 0)])
     assert (consumer.asked, consumer.committed) == (1, [])
+
+
+class Heard:
+    """What the intake tells of."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def committed(self, offsets: Any) -> None:
+        self.heard.append(f"committed {offsets}")
+
+    def released(self, topic: str, partition: int, requests: int) -> None:
+        self.heard.append("released")
+
+
+@pytest.mark.parametrize("code", [None, KafkaError.ILLEGAL_GENERATION])
+def test_a_last_commit_trusts_none_that_is_still_on_its_way(code: int | None) -> None:
+    """It may be refused, as of the generation before; who is told of it then no longer has the partition."""
+    intake, consumer = begun(commits=True)
+    intake._listener = heard = Heard()  # type: ignore[assignment]
+    finished(intake)
+    consumer.said = b"member 1"
+    intake._commit(consumer)
+    assert consumer.committed == [8]
+    consumer.committed.clear()
+    intake._let_go(consumer, [(TOPIC, 0)])
+    intake._on_commit(None if code is None else KafkaError(code), [TopicPartition(TOPIC, 0, 8)])
+    assert consumer.committed == [8]
+    assert heard.heard[:2] == [f"committed {{('{TOPIC}', 0): 8}}", "released"]

@@ -7,7 +7,7 @@ from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 
 from pipeline.core.errors import BrokerError
 from pipeline.core.limits import Limits
-from tests.unit.intake.messages import message
+from tests.unit.intake.messages import TOPIC, message
 from tests.unit.publish.bench import KEY, WAIT_S, Clock, Sent, flow
 from tests.unit.publish.test_predictions import RAW_HEADERS, release, request
 
@@ -234,3 +234,19 @@ def test_where_an_operator_has_records_linger_none_is_sent_at_once() -> None:
         bench.producer.report(*bench.answer(request(0)))
         assert bench.drained()
         assert bench.producer.flushed == []
+
+
+def test_a_prediction_that_became_a_dead_letter_is_not_made_again_with_one_alike(slept: list[float]) -> None:
+    with flow(answer_rejected=False) as bench:
+        sent = bench.answer(request(0), request(1))
+        bench.producer.report(*sent, code=KafkaError.MSG_SIZE_TOO_LARGE)
+        first = bench.producer.wait_for(4)[2:]
+        bench.producer.report(first[0], code=KafkaError.MSG_SIZE_TOO_LARGE)
+        bench.producer.report(first[1], code=KafkaError._MSG_TIMED_OUT)
+        bench.settle()
+        bench.settle()
+        assert [each.topic for each in bench.producer.sent[4:]] == ["m.dead-letters", "m.predictions"]
+        again = bench.producer.sent[5:]
+        assert [each.header("source") for each in again] == [f"{TOPIC}/0/1"]
+        bench.producer.report(*bench.producer.sent[4:])
+        assert bench.drained()

@@ -133,3 +133,16 @@ def test_one_whose_prediction_is_too_large_is_answered_when_it_is_sent_again(exa
         bench.producer.report(letter)
         assert bench.drained()
         assert asked_again(bench)
+
+
+def test_one_whose_prediction_is_too_large_is_answered_again_while_its_neighbours_are_on_their_way() -> None:
+    with flow(answer_once_s=WINDOW_S, answer_rejected=False) as bench:
+        bench.producer.refuse = lambda sent: (
+            KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)) if sent.value == raw(2) else None
+        )
+        bench.publish(bench.batch(*bench.admit(named(0), request(1, 3.0))))
+        _, letter = bench.producer.wait_for(2)
+        bench.producer.report(letter)
+        bench.settle()
+        assert bench.counts() == (0, 0, 1, 1), "its client has the dead letter"
+        assert len(bench.admit(named(2))) == 1, "who asks again is answered"

@@ -271,3 +271,73 @@ def test_a_dead_letter_the_broker_will_never_take_ends_the_worker_and_is_not_com
         assert bench.failed.wait(WAIT_S)
         assert isinstance(bench.failure.pop(), BrokerError)
         assert bench.ledger.committable() == {} and bench.ledger.in_flight_requests == 1
+
+
+@pytest.mark.parametrize("kind", ["reject", "expire"])
+def test_in_a_transaction_too_records_refused_for_the_size_of_their_message_set_go_one_by_one(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker refuses sets: here all that was produced since the last flush."""
+    monkeypatch.setattr("pipeline.publish.transactions.RETRY_DELAY_S", 0)
+    at, failed = 0, False
+
+    def flush(timeout: float) -> int:
+        nonlocal at, failed
+        since, at = bench.producer.sent[at:], len(bench.producer.sent)
+        bench.producer.report(*since, code=KafkaError.MSG_SIZE_TOO_LARGE if len(since) > 1 else None)
+        bench.producer.poll(0)
+        failed |= len(since) > 1
+        return 0
+
+    def commit(timeout: float) -> None:
+        if failed:
+            raise KafkaException(KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, txn_requires_abort=True))
+
+    def abort(timeout: float) -> None:
+        nonlocal failed
+        failed = False
+
+    with flow(answer_rejected=False) as bench:
+        bench.transact()
+        monkeypatch.setattr(bench.producer, "flush", flush)
+        monkeypatch.setattr(bench.producer, "commit_transaction", commit)
+        monkeypatch.setattr(bench.producer, "abort_transaction", abort)
+        (admitted,) = bench.admit(request(0), request(1))
+        if kind == "expire":
+            bench.publisher.expire(bench.model, [(admitted, [0, 1])])
+        else:
+            why = BadRequest(Code.MALFORMED, "no")
+            bench.publisher.reject(bench.model, "admit", admitted.chunk, [(0, why), (1, why)])
+        assert bench.drained(), bench.failure
+        bench.settle()
+        assert bench.counts()[1:] == ((2, 0, 0) if kind == "expire" else (0, 2, 0))
+
+
+def test_in_a_transaction_a_notice_that_is_too_large_takes_no_worker_down_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipeline.publish.transactions.RETRY_DELAY_S", 0)
+    with flow() as bench:
+        bench.transact()
+        bench.producer.refuse = lambda sent: _too_large() if sent.topic == "m.predictions" else None
+        chunk = bench.poll(message(0, b"bad", headers=RAW_HEADERS))
+        bench.publisher.reject(bench.model, "admit", chunk, [(0, BadRequest(Code.MALFORMED, "no"))])
+        assert bench.drained(), bench.failure
+        bench.settle()
+        assert bench.counts() == (0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_a_request_whose_prediction_is_too_large_is_not_timed_as_answered(exactly_once: bool) -> None:
+    with flow(answer_rejected=False) as bench:
+        if exactly_once:
+            bench.transact()
+        bench.producer.refuse = lambda sent: _too_large() if sent.value == raw(2) else None
+        bench.publish(bench.batch(*bench.admit(request(0), request(1, 3.0))))
+        bench.producer.report(*bench.producer.wait_for(2))
+        assert bench.drained()
+        bench.settle()
+        bench.observer.committed({KEY: 2})
+        total = bench.observer.snapshot().total
+        assert (total.counts.answered, total.counts.dead_lettered) == (1, 1)
+        assert total.answered.count == 1

@@ -124,3 +124,14 @@ def assert_told_once(bench: Bench, sent: list[Sent], traces: bool) -> None:
     names = [each.continued.decode() for each in times.parts[0].traced]
     assert names == [each.header("traceparent") for each in sent if traces]
     assert (bench.observer.begun, bench.observer.told, times.untraced) == (1, 2 * traces, 2 - 2 * traces)
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_what_a_failed_transaction_does_not_take_is_told_of_once_too(traces: bool) -> None:
+    failed = iter([KafkaException(KafkaError(KafkaError._STATE))] * 2)
+    with flow() as bench:
+        bench.transact()
+        bench.producer.refuse = lambda sent: next(failed, None)
+        answer_two_sampled(bench, traces)
+        sent = bench.producer.wait_for(2)
+        assert_told_once(bench, sent, traces)
