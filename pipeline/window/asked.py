@@ -11,7 +11,7 @@ from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.window.ordered import NEVER_NS, Asked, IntArray
 from topics.records import PRIORITY_DEFAULT
 
-__all__ = ["PATIENCE_NS", "PRIORITY_NS", "are_hasty", "asked_of", "of_turn", "turn_ns"]
+__all__ = ["PATIENCE_NS", "PRIORITY_NS", "are_hasty", "asked_of", "keys_of", "of_turn", "turn_ns"]
 
 # Order of service, the smaller first: min(deadline, arrival + patience) - (priority - 5) * PRIORITY_NS, where patience
 # is the model's SLO, else PATIENCE_NS. So a request is overtaken only by those that arrive at most patience + 9 *
@@ -43,7 +43,7 @@ def asked_of(admitted: Admitted, slo_ms: float | None, unix_ns: int) -> Asked | 
         deadline_ns = np.where(admitted.deadlines_ms == NO_DEADLINE_MS, deadline_ns, said_ns)
         due_ns = np.minimum(deadline_ns, due_ns)
     order_ns = due_ns if priorities is None else due_ns - (priorities - PRIORITY_DEFAULT) * PRIORITY_NS
-    return Asked(order_ns, due_ns, deadline_ns, _keys(admitted))
+    return Asked(order_ns, due_ns, deadline_ns, keys_of(admitted))
 
 
 def are_hasty(admitted: Admitted, within_ms: float) -> bool:
@@ -56,7 +56,7 @@ def are_hasty(admitted: Admitted, within_ms: float) -> bool:
 def of_turn(admitted: Admitted) -> Asked:
     """Of requests that ask for nothing but their turn, among others that do."""
     due_ns = np.full(len(admitted), turn_ns(admitted))
-    return Asked(due_ns, due_ns, np.full(len(admitted), NEVER_NS), _keys(admitted))
+    return Asked(due_ns, due_ns, np.full(len(admitted), NEVER_NS), keys_of(admitted))
 
 
 def turn_ns(admitted: Admitted) -> int:
@@ -71,7 +71,8 @@ def _priorities(admitted: Admitted) -> IntArray | None:
     return np.fromiter(headers.column("priority"), np.int64, len(admitted))
 
 
-def _keys(admitted: Admitted) -> IntArray:
+def keys_of(admitted: Admitted) -> IntArray:
+    """(requests,): a hash of each one's key, 0 where there is none."""
     keys = admitted.chunk.keys()
     return np.fromiter(
         (0 if (k := keys[i]) is None else hash(k) or 1 for i in admitted.indices), np.int64, len(admitted)

@@ -230,9 +230,9 @@ def _inherit(matrix: IntArray) -> None:
     if len(set(matrix[_KEY, keyed].tolist())) == keyed.size:
         return
     # By key, the last first; then a running minimum that begins anew with each key, for which each key's orders are
-    # moved below all those of the key before. Orders lie within hours of each other: this fits 64 bits by far.
+    # moved below all those of the key before: by their ranks, since moments may lie any time apart.
     keyed = keyed[np.lexsort((-matrix[_PLACE, keyed], matrix[_KEY, keyed]))]
     group = np.cumsum(np.diff(matrix[_KEY, keyed], prepend=matrix[_KEY, keyed[0]]) != 0)
-    order = matrix[_ORDER, keyed]
-    shift = group * (int(order.max()) - int(order.min()) + 1)
-    matrix[_ORDER, keyed] = np.minimum.accumulate(order - shift) + shift
+    moments, ranks = np.unique(matrix[_ORDER, keyed], return_inverse=True)
+    shift = group * moments.size
+    matrix[_ORDER, keyed] = moments[np.minimum.accumulate(ranks - shift) + shift]

@@ -14,6 +14,7 @@ from pipeline.admit import Admitted
 from pipeline.infer.batch import Run
 from pipeline.infer.device import DeviceState
 from pipeline.models import Model
+from pipeline.window.asked import keys_of
 from pipeline.window.cost import Cost, Rate
 from pipeline.window.ladder import Ladder
 from pipeline.window.ordered import Asked
@@ -82,6 +83,8 @@ class Recording:
         columns = None if asked is None else {name: getattr(asked, name).tolist() for name in _ASKED}
         rows = np.diff(admitted.row_start).tolist()
         told = {"at": now_ns, "number": self._count, "first": first, "polled_ns": chunk.polled_ns, "rows": rows}
+        if asked is None:  # they may be ordered with others yet, and none overtakes one of its key
+            told["keys"] = keys_of(admitted).tolist()
         self._line("added", {**told, "asked": columns})
         self._count += 1
 
@@ -178,7 +181,7 @@ class _Again:
         return None
 
     def _add(self, told: dict[str, Any]) -> None:
-        admitted = request_of(told["rows"], told["polled_ns"])
+        admitted = request_of(told["rows"], told["polled_ns"], told.get("keys"))
         self.kept.append(admitted)
         self.numbers[id(admitted)] = told["number"]
         asked = told["asked"]
@@ -209,11 +212,19 @@ class _Again:
         )
 
 
-def request_of(rows: Sequence[int], polled_ns: int) -> Admitted:
-    """Requests of so many rows each as a scheduler sees them: nothing but their sizes and their arrival."""
+class _Key(int):
+    """A key's hash in the key's place; that of a large integer would be another."""
+
+    def __hash__(self) -> int:
+        return int(self)
+
+
+def request_of(rows: Sequence[int], polled_ns: int, keys: Sequence[int] | None = None) -> Admitted:
+    """Requests of so many rows each as a scheduler sees them: their sizes, arrival and hashes of keys, 0 for none."""
     starts = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(rows, out=starts[1:])
-    chunk = SimpleNamespace(polled_ns=polled_ns, keys=lambda: [None] * len(rows))
+    hashed = [_Key(key) if key else None for key in keys or [0] * len(rows)]
+    chunk = SimpleNamespace(polled_ns=polled_ns, keys=lambda: hashed)
     nothing = cast(Any, None)
     return Admitted(cast(Any, chunk), {}, starts, polled_ns, range(len(rows)), nothing, None)
 

@@ -105,11 +105,13 @@ class DeadlineFirst:
         if some_late and self.cost.is_fresh(now_ns) and (by_ns := self._sacrifice(columns, rows, basis)) is not None:
             return Plan(expire_ns=by_ns, reason=Reason.OVERLOAD, basis=basis)
         if full or count < fit:
-            return Plan(run_rows=rows, reason=Reason.FULL if full else Reason.DEADLINE, basis=basis)
-        start_ns = self._start_ns(waiting, rows, basis)  # all that waits is in it
+            tried = count < fit and not self.cost.affine and ahead[count] > self.cost.rows_limit
+            return Plan(run_rows=rows, reason=Reason.FULL if full or tried else Reason.DEADLINE, basis=basis)
+        start_ns, latest_ns = self._start_ns(waiting, rows, basis)  # all that waits is in it
         if start_ns is not None and start_ns > now_ns:
             return Plan(wake_at_ns=start_ns, reason=Reason.GATHERING, basis=basis)
-        return Plan(run_rows=rows, reason=Reason.IDLE if start_ns is None else Reason.DEADLINE, basis=basis)
+        why = Reason.IDLE if start_ns is None else Reason.DEADLINE if latest_ns <= now_ns else Reason.GATHERED
+        return Plan(run_rows=rows, reason=why, basis=basis)
 
     def _allowed(self, columns: Columns, ahead: IntArray, device: DeviceState, now_ns: int) -> tuple[int, float, bool]:
         """How many of the first requests may share a batch, at least one; the margin kept; whether all make it then.
@@ -127,17 +129,18 @@ class DeadlineFirst:
             count = min(count, int(np.searchsorted(ahead, cost.rows_limit, side="right")))
         return max(1, count), margin_ns, in_time
 
-    def _start_ns(self, waiting: WaitingView, rows: int, basis: Basis) -> int | None:
-        """Until when the device may stay idle for more to come; None where it should not."""
+    def _start_ns(self, waiting: WaitingView, rows: int, basis: Basis) -> tuple[int | None, int]:
+        """Until when the device may stay idle for more to come, None where it should not; and until when it could."""
         gather_ns, oldest_ns, cost = self.plain.gather_ns, waiting.oldest_ns, self.cost
         if self.slo_ns is None or basis.load >= FULL_LOAD or not cost.is_sure:
-            return None
+            return None, 0
         spare_ns = cost.tail_ns + cost.stall_ns + cost.spare * self.slo_ns + TIMER_NS
-        start_ns = int(basis.due_ns - cost.run_ns(rows + 1) - spare_ns)
+        start_ns = latest_ns = int(basis.due_ns - cost.run_ns(rows + 1) - spare_ns)
         if oldest_ns is not None:
             share = min(1.0, (FULL_LOAD - basis.load) / (FULL_LOAD - DEFER_LOAD))
-            start_ns = oldest_ns + int(share * (start_ns - oldest_ns))
-        return min(start_ns, oldest_ns + gather_ns) if gather_ns and oldest_ns is not None else start_ns
+            start_ns = oldest_ns + int(share * (latest_ns - oldest_ns))
+            start_ns = min(start_ns, oldest_ns + gather_ns) if gather_ns else start_ns
+        return start_ns, latest_ns
 
     def _sacrifice(self, columns: Columns, rows: int, basis: Basis) -> int | None:
         """By which deadline requests have to go to make the next batch as large as can be; None where it is.

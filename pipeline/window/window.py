@@ -203,11 +203,10 @@ class Window:
         ``late`` takes what is expired.
         """
         state, wakes = self._device.state(self._lane, now_ns), list[int]()
-        turns = list(self._schedulers.items())
-        if len(turns) > 1:
-            turns = sorted((turn for turn in turns if turn[1].waiting.rows), key=lambda turn: turn[1].waiting.due_ns)
-            if len(turns) > 1 and self._slots - state.free_slots <= 1:
-                state = replace(state, idle=True)
+        # Those for whom nothing waits are asked last, so that they learn what their batches took when it is recorded.
+        turns = sorted(self._schedulers.items(), key=lambda turn: turn[1].waiting.due_ns)
+        if len(turns) > 1 and turns[1][1].waiting.rows and self._slots - state.free_slots <= 1:
+            state = replace(state, idle=True)
         for length, scheduler in turns:
             decision = scheduler.next(state, now_ns, last=self._successor is not None)
             if decision.late:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.cli.main import app
 from pipeline.core.errors import ConfigError
 from pipeline.infer import DeviceState
 from pipeline.window import Parts, Reason, Recording, Scheduler, replay
 from pipeline.window.asked import asked_of
 from tests.unit.infer.makers import admitted_of
-from tests.unit.intake.messages import POLLED_MS, POLLED_NS
+from tests.unit.intake.messages import POLLED_MS, POLLED_NS, chunk_of, message
+from tests.unit.window.windowed import Bench
 
 MS = 1_000_000
 SIZES = range(1, 9)
@@ -91,3 +95,43 @@ def test_lines_that_are_no_recording_are_misuse(tmp_path: Path, line: str) -> No
     (tmp_path / "trace").write_text(line + "\n")
     told = CliRunner().invoke(app, ["explain", str(tmp_path / "trace")])
     assert isinstance(told.exception, ConfigError) and told.exception.exit_code == 2
+
+
+def test_what_asked_for_nothing_but_its_turn_is_replayed_with_its_key() -> None:
+    """A later request of its key is due sooner, and so is it: also in the replay."""
+    written: list[bytes] = []
+    parts = Parts("a/1", 8, SIZES)
+    scheduler = Scheduler(parts.planner(), 8, Recording(written.append, parts))
+    messages = [message(at, key=key) for at, key in enumerate((b"x", b"y"))]
+    for deadlines_ms in (None, [NO_DEADLINE_MS, POLLED_MS + 60]):
+        admitted = replace(admitted_of([1, 8], deadlines_ms=deadlines_ms), chunk=chunk_of(messages))
+        scheduler.add(admitted, asked_of(admitted, None, POLLED_NS - POLLED_MS * MS), POLLED_NS)
+    while scheduler.waiting.rows:
+        assert scheduler.next(IDLE, POLLED_NS).batch is not None
+    departures = list(replay(written))
+    assert sum(each.rows for each in departures) == 18 and all(each.same for each in departures)
+
+
+def test_a_recording_of_several_lengths_is_replayed_though_one_has_nothing_to_decide() -> None:
+    """Two of its batches end one after the other while nothing waits: what they took is learnt as in the replay."""
+    written: list[bytes] = []
+
+    async def scenario() -> None:
+        bench = Bench.promised()
+        parts = [Parts(f"m/1, sequences up to {length}", 8, (8,), 0, 100 * MS, [(8, 10 * MS)]) for length in (2, 4)]
+        recorded = [Scheduler(each.planner(), 8, Recording(written.append, each)) for each in parts]
+        bench.window._schedulers = dict(zip((2, 4), recorded, strict=True))
+        for run_ms in range(10, 16):
+            due_ms = POLLED_MS + int(bench.clock.ms) + 500
+            admitted = admitted_of([8, 8], deadlines_ms=[due_ms] * 2, polled_ns=bench.clock.now_ns())
+            await bench.window.offer([replace(admitted, length=2)])
+            for batch in list(bench.device.running):
+                batch.started_ns = bench.clock.now_ns()
+                bench.clock.ms += run_ms
+                batch.computed_ns = bench.clock.now_ns()
+                bench.lane.ran(batch)
+                bench.device.end()
+
+    asyncio.run(scenario())
+    departures = list(replay(written))
+    assert len(departures) == 12 and all(each.same for each in departures)

@@ -169,6 +169,8 @@ def test_the_more_load_the_shorter_a_batch_is_put_off() -> None:
         add(scheduler, 20)
         others = replace(IDLE, load=load - scheduler.load(0))
         wakes.append(scheduler.next(others, 0).plan.wake_at_ns or 0)
+        why = Reason.DEADLINE if load < 0.5 else Reason.GATHERED
+        assert not wakes[-1] or said(scheduler.next(others, wakes[-1])) == (why, 1, 0)
     assert wakes[0] == wakes[1] > wakes[2] > wakes[3] > wakes[4] == 0
     assert wakes[2] == pytest.approx(wakes[0] / 2, rel=0.02)
 
@@ -216,6 +218,7 @@ def test_the_manifests_gathering_is_the_longest_that_a_batch_is_put_off() -> Non
     due_ns = np.array([20 * MS], np.int64)
     scheduler.add(admitted_of([1], polled_ns=0), Asked(due_ns, due_ns, due_ns, due_ns * 0), 0)
     assert scheduler.next(IDLE, 0).plan.wake_at_ns == 3 * MS
+    assert said(scheduler.next(IDLE, 3 * MS)) == (Reason.GATHERED, 1, 0), "nobody would be late yet"
 
 
 def test_a_plan_says_what_it_was_computed_from() -> None:
@@ -237,7 +240,7 @@ def test_a_model_that_is_not_affine_is_found_out_by_trying() -> None:
         assert scheduler.load(0) == 0 and scheduler._learning is not None and scheduler._learning.cost.run_ns(1) > 0
     add(scheduler, *[50] * 8)
     for rows in (2, 3):
-        assert said(scheduler.next(IDLE, 0)) == (Reason.DEADLINE, rows, 0)
+        assert said(scheduler.next(IDLE, 0)) == (Reason.FULL, rows, 0), "all eight would be in time"
         scheduler.acked(rows, MS, 0, 0, late=False)
     for _ in range(3):
         scheduler.acked(3, MS, 40 * MS, 0, late=True)

@@ -260,3 +260,15 @@ def test_an_expired_row_is_never_taken(moment: int) -> None:
     gone = {index for _, indices in waiting.expire(moment) for index in indices}
     assert gone | set(taken(waiting.take(8, 0))) == {0, 1, 2, 3}
     assert waiting.rows == 0
+
+
+def test_one_from_long_ago_leaves_the_others_their_order() -> None:
+    """Its producer stamps in seconds, say: so many years times the keys that wait do not fit 64 bits."""
+    waiting = Waiting()
+    years_ago, keys = -1_788_000_000 * 10**9, range(2, 14)
+    waiting.add(admitted_of([1] * 25), asked(years_ago, *[200] * 12, *[100] * 12, keys=(1, *keys, *keys)))
+    assert [requests for _, requests in waiting.expire(0)] == [[0]]
+    assert waiting.due_ns == 100
+    waiting.add(admitted_of([1], first=25), asked(50, keys=(2,)))
+    assert taken(waiting.take(3, 0)) == [1, 13, 25]
+    assert waiting.due_ns == 100 and taken(waiting.take(22, 0)) == [*range(2, 13), *range(14, 25)]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from pipeline.admit import Admitted
 from pipeline.admit.admission import NO_DEADLINE_MS
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch
 from pipeline.intake import Demand
 from pipeline.window import Remembered, Scheduler, Window, WorkConserving
 from tests.unit.infer.makers import admitted_of
-from tests.unit.intake.messages import POLLED_MS
+from tests.unit.intake.messages import POLLED_MS, chunk_of, message
 from tests.unit.window.windowed import Bench, answered, run
 
 
@@ -255,5 +257,24 @@ def test_what_a_request_wants_of_the_device_is_what_those_of_late_took() -> None
             ran = Batch([], [], 8, 0, computed_ns=window._ended_ns + 16_000_000, started_ns=window._ended_ns)
             bench.lane.ran(ran)
         assert window.demand.request_ns == pytest.approx(8e6, rel=1e-3), "four rows of 2 ms"
+
+    asyncio.run(scenario())
+
+
+def test_a_producer_that_stamps_in_seconds_stops_nobody_elses_requests() -> None:
+    def stamped(first: int, stamps_ms: Sequence[int]) -> Admitted:
+        messages = [message(at, key=b"%d" % (at % 14), timestamp_ms=ms) for at, ms in enumerate(stamps_ms)]
+        return replace(admitted_of([1] * len(messages), first=first), chunk=chunk_of(messages))
+
+    async def scenario() -> None:
+        bench = Bench.promised()
+        bench.window._rows_max = 64
+        await bench.window.offer([stamped(0, [POLLED_MS] * 16)])  # both slots are taken
+        await bench.window.offer([stamped(16, [POLLED_MS // 1000, *[POLLED_MS] * 13, *[POLLED_MS - 1] * 14])])
+        assert [requests for _, requests in bench.late] == [[0]]
+        await bench.window.offer([stamped(44, [POLLED_MS - 2])])
+        while bench.device.running:
+            bench.device.end()
+        assert sorted(row for batch in bench.device.ran for row in batch) == [*range(16), *range(17, 45)]
 
     asyncio.run(scenario())
