@@ -54,6 +54,8 @@ async def _serve(
     loop.set_default_executor(core.executor())
     app = create_app(models, settings, repository=repository)
     flow, intake = flow_of(app)
+    if flow.swaps is not None:  # loading may take minutes, and the signal would end it
+        loop.add_signal_handler(signal.SIGHUP, flow.swaps.look_now)
     flow.load()
     told = asyncio.Event()
 
@@ -65,8 +67,6 @@ async def _serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    if flow.swaps is not None:
-        loop.add_signal_handler(signal.SIGHUP, flow.swaps.look_now)
     try:
         await app.start()
         await app.wait_first(told.wait(), intake.assigned.wait())
@@ -78,12 +78,11 @@ async def _serve(
             app.add_future(heaps.follow(lambda: intake.polled_bytes))
             ready()
             await app.wait_first(told.wait())
-        crashed = app.crashed
         await app.stop()
     finally:
         if report is not None:
             await loop.run_in_executor(None, _write, report, json.dumps(flow.observer.snapshot().to_dict()))
-    if crashed:
+    if app.crashed:  # also while it drained
         log.error("the worker failed: %s", app.crash_reason)
         return 1
     log.info("drained")

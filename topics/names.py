@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Topics", "check_model_name", "topics_of"]
+__all__ = ["Topics", "check_model_name", "is_model_name", "topics_of"]
 
 # Kafka allows 249 characters of [a-zA-Z0-9._-] in a topic; the longest suffix takes 13. A dot is refused
 # in a model's name because it separates the name from the suffix.
@@ -23,9 +23,14 @@ class Topics:
     dead_letters: str
 
 
+def is_model_name(name: str) -> bool:
+    """Whether ``name`` can name a model, a topic and a directory."""
+    return _NAME.match(name) is not None and len(name) <= NAME_CHARS_MAX
+
+
 def check_model_name(name: str) -> str:
     """Return ``name``; raise ``ValueError`` where it cannot name a model, a topic and a directory."""
-    if not _NAME.match(name) or len(name) > NAME_CHARS_MAX:
+    if not is_model_name(name):
         raise ValueError(
             f"model name {name!r}: 1 to {NAME_CHARS_MAX} letters, digits, '-' or '_', first a letter or digit"
         )

@@ -35,6 +35,7 @@ def build(
     For instance: sluice models build resnet --models ./models --device cuda:0
     """
     from pipeline.cli.output import emit
+    from pipeline.core.errors import BackendError
     from pipeline.infer.backends.tensorrt import Engines, load_tensorrt
     from pipeline.infer.cuda import CudaBindings, look_for_gpus
     from pipeline.infer.placement import gpu_of
@@ -50,6 +51,8 @@ def build(
 
     with _bar() as progress:
         built = _in_a_thread(work, cancelled)
+    if not built.path.exists():
+        raise BackendError(f"{built.path}: the engine is built, but could not be kept")
     data = {
         "model": model.label,
         "gpu": gpu.name,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from pipeline.core.errors import BackendBusyError
 from pipeline.models import Model
 
 __all__ = ["Backend", "Slot", "bucket_of", "pad", "slot_of"]
@@ -100,9 +101,12 @@ def bucket_of(rows: int, buckets: Sequence[int]) -> int:
 
 
 def slot_of(model: Model, index: int) -> Slot:
-    """A slot in ordinary memory, all zero."""
+    """A slot in ordinary memory, all zero. Raises `BackendError` where there is not so much."""
     sides, rows_max = (model.signature.inputs, model.signature.outputs), model.manifest.rows_max
-    buffers = ({t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in sides)
+    try:
+        buffers = [{t.name: np.zeros((rows_max, *t.shape), t.dtype) for t in side} for side in sides]
+    except MemoryError as error:
+        raise BackendBusyError(f"{model.label}: no memory for a batch of {rows_max} rows: {error}") from error
     return Slot(index, *buffers, sequences=frozenset(model.manifest.sequences))
 
 

@@ -127,15 +127,20 @@ class Batch:
         The same batch while the error may pass, then its halves, to find the request that the failure is about (I7).
         That one is blamed only if the model still answers zeros, as it did when it was warmed: they run in its place.
         """
-        assert self.error is not None and self.blamed is None and not self.answers
+        assert self.error is not None and not self.answers
         if not self.is_single and (attempts_max <= self.attempts or not self.error.retryable):
             return self.halves()
         same = self._of(list(self.parts()))
-        if self.error.retryable and self.attempts < attempts_max:
-            same.attempts = self.attempts + 1
+        if self.may_pass(self.error, attempts_max):
+            same.attempts, same.blamed = self.attempts + 1, self.blamed
         else:
+            assert self.blamed is None
             same.blamed = self.error
         return (same,)
+
+    def may_pass(self, error: SluiceError, attempts_max: int) -> bool:
+        """Whether just this batch is to run once more after the error."""
+        return error.retryable and self.attempts < attempts_max
 
     def halves(self) -> tuple[Batch, Batch]:
         """Two batches of half the requests each."""

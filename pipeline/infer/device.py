@@ -230,6 +230,7 @@ class Device:
         """How long each bucket takes, of zeros: where no batch has run yet, the only figures there are."""
         slot, samples = lane.free[0], []
         slot.step_to(rung)
+        slot.length = max(lane.model.manifest.lengths, default=None)
         for bucket in buckets:
             began_ns = self._clock.now_ns()
             lane.backend.run(slot, bucket)

@@ -64,7 +64,7 @@ def _check_not_pickle(path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # a later version's; a name's bytes
             raise ModelError(f"{path}: is a damaged archive: {error}") from error
         if any(name.endswith(".pkl") for name in names):
             raise ModelError(f"{path}: is a torch archive, which holds a pickle; export the model to ONNX")

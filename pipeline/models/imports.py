@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import BackendError, ModelError
+from pipeline.core.errors import BackendError, ConfigError, ModelError
 from pipeline.models import converters, onnx, program
 from pipeline.models.formats import check_kind
 from pipeline.models.manifest import Model
-from pipeline.models.repository import add_model
+from pipeline.models.repository import add_model, read_external
 from topics.signature import Signature, Tensor
 
 __all__ = ["Checked", "Rows", "from_sklearn", "import_model"]
@@ -27,6 +28,8 @@ Columns = Mapping[str, np.ndarray[Any, Any]]
 ROWS = 32  # compared; enough for several batch sizes, and a second's work for an image classifier
 CONVERT_S_MAX = 900  # TensorFlow takes half a minute to start on a busy machine, and a large graph minutes to convert
 SEED = 20261125
+# What numpy raises of a file that is no .npz of arrays, or one that is damaged.
+_UNREADABLE = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,19 @@ class Rows:
         """Rows for each input. Raises `ModelError` where the file does not fit."""
         if self.file is None:
             rng = np.random.default_rng(SEED)
-            return {tensor.name: self._random(rng, tensor) for tensor in signature.inputs}
+            try:
+                return {tensor.name: self._random(rng, tensor) for tensor in signature.inputs}
+            except (ValueError, OverflowError) as error:
+                raise ConfigError(f"no rows between {self.low:g} and {self.high:g}: {error}") from error
         try:
-            with np.load(self.file, allow_pickle=False) as arrays:
+            with self.file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 columns = {t.name: arrays[t.name][:ROWS] for t in signature.inputs}
-        except (OSError, ValueError, KeyError) as error:
+            for tensor in signature.inputs:
+                if columns[tensor.name].shape[1:] != tensor.shape or not len(columns[tensor.name]):
+                    raise ModelError(f"{self.file}: {tensor} has rows of {columns[tensor.name].shape[1:]}, or none")
+            return {tensor.name: columns[tensor.name].astype(tensor.dtype) for tensor in signature.inputs}
+        except _UNREADABLE as error:
             raise ModelError(f"{self.file}: not rows of {', '.join(map(str, signature.inputs))}: {error}") from error
-        for tensor in signature.inputs:
-            if columns[tensor.name].shape[1:] != tensor.shape:
-                raise ModelError(f"{self.file}: {tensor} has rows of {columns[tensor.name].shape[1:]}")
-        return {tensor.name: columns[tensor.name].astype(tensor.dtype) for tensor in signature.inputs}
 
     def _random(self, rng: np.random.Generator, tensor: Tensor) -> np.ndarray[Any, Any]:
         shape = (ROWS, *tensor.shape)
@@ -94,7 +100,10 @@ def import_model(
         folder = Path(scratch)
         if framework == "onnx":
             data = source.read_bytes()
-            external = {name: (source.parent / name).read_bytes() for name in onnx.external_files(source, data)}
+            try:
+                external = read_external(source, data)
+            except (OSError, ValueError) as error:
+                raise ModelError(f"cannot import {source}: {error}") from error
             bare = onnx.open_bare(source, data, external)
             columns = rows.of(onnx.signature_of(bare, source))
             difference = _compare(source, columns, lambda: _answers(bare, columns), absolute, relative)
@@ -185,6 +194,8 @@ class _Framework:
         """The model as ONNX."""
         path = self._folder / f"{self._source.stem}.onnx"
         self._run("convert", path, *([_names(self._signature)] if self._framework == "torch" else []))
+        if not path.is_file():
+            raise ModelError(f"{self._source}: {self._framework} converted it to nothing")
         return path
 
     def answers(self, signature: Signature, columns: Columns) -> Columns:
@@ -199,7 +210,9 @@ class _Framework:
         script = Path(converters.__file__).with_name(f"from_{self._framework}.py")
         line = [str(part) for part in (self._python, "-I", script, command, self._source, *arguments)]
         try:
-            done = subprocess.run(line, capture_output=True, text=True, timeout=CONVERT_S_MAX, check=False)
+            done = subprocess.run(
+                line, capture_output=True, text=True, errors="replace", timeout=CONVERT_S_MAX, check=False
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise BackendError(f"{self._python}: {error}") from error
         if done.returncode == 0:
@@ -228,7 +241,8 @@ def _compare(path: Path, columns: Columns, expected: Callable[[], Columns], abso
     data = path.read_bytes()
     external = {name: (path.parent / name).read_bytes() for name in onnx.external_files(path, data)}
     session = onnx.open_session(path, data, external, onnxruntime.SessionOptions())
-    pieces = [_answers(session, {n: v[part] for n, v in columns.items()}) for part in (slice(1), slice(1, None))]
+    parts = (slice(1), slice(1, None))[: _count(columns)]
+    pieces = [_answers(session, {n: v[part] for n, v in columns.items()}) for part in parts]
     worst = 0.0
     for name, wanted in expected().items():
         found = np.concatenate([piece[name] for piece in pieces])

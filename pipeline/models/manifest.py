@@ -229,13 +229,17 @@ def default_buckets(rows_max: int) -> tuple[int, ...]:
 def read_manifest(directory: Path) -> Manifest:
     """Read ``directory/manifest.toml``. Raises `ModelError` where it is missing, malformed or says what cannot be."""
     path = directory / MANIFEST
-    if path.is_symlink() or not path.is_file():
-        raise ModelError(f"{directory}: no {MANIFEST}; the directory is not a model or was copied only in part")
     try:
+        if path.is_symlink() or not path.is_file():
+            raise ModelError(f"{directory}: no {MANIFEST}; the directory is not a model or was copied only in part")
         if path.stat().st_size > MANIFEST_BYTES_MAX:
             raise ModelError(f"{path}: larger than {MANIFEST_BYTES_MAX} bytes")
-        return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    try:
+        return _parse(tomllib.loads(text))
+    except (ValueError, OverflowError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ModelError(f"{path}: {error}") from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -246,7 +250,7 @@ def _parse(value: Mapping[str, Any]) -> Manifest:
     try:
         signature = Signature.from_dict({side: rest.pop(side) for side in ("inputs", "outputs")})
         rows_max = _take(rest, "rows_max", int)
-        buckets = tuple(_take(rest, "buckets", list, default_buckets(rows_max) if rows_max > 0 else ()))
+        buckets = tuple(_take(rest, "buckets", list, default_buckets(rows_max) if 0 < rows_max <= ROWS_LIMIT else ()))
         classes = tuple(_take(rest, "classes", list, ()))
         sequences, lengths = (tuple(_take(rest, key, list, ())) for key in ("sequences", "lengths"))
         files = _take(rest, "files", dict)

@@ -82,6 +82,8 @@ def _tensor(port: Any) -> Tensor:
         raise ValueError(f"tensor {name!r}: just the first dimension, the batch size, must be free, shape is {shape}")
     try:
         dtype = np.dtype(port.element_type.to_dtype())
+        if runtime().Type(dtype) != port.element_type:  # it names bfloat16 float16, and what is smaller than a byte one
+            raise RuntimeError("numpy has no such type")
     except RuntimeError as error:
         raise ValueError(f"tensor {name!r} is a {port.element_type}, which no column can carry") from error
     return Tensor(name, dtype, tuple(size for size in shape[1:] if size is not None))

@@ -26,7 +26,7 @@ from pipeline.models.manifest import (
     read_manifest,
     version_key,
 )
-from topics.names import check_model_name
+from topics.names import check_model_name, is_model_name
 from topics.signature import Signature
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "list_models",
     "load_repository",
     "read_content",
+    "read_external",
     "read_model",
     "rungs_of",
     "survey",
@@ -59,7 +60,13 @@ def survey(directory: Path) -> list[tuple[Path, Model | ModelError]]:
     """
     found: list[tuple[Path, Model | ModelError]] = []
     for family in sorted(_directories(directory)):
-        for path in sorted(_directories(family), key=_order):
+        try:
+            versions = _directories(family)
+        except ModelError:
+            if is_model_name(family.name):
+                raise
+            continue  # a volume's lost+found, which just root may look into
+        for path in sorted(versions, key=_order):
             try:
                 found.append((path, read_model(path)))
             except ModelError as error:
@@ -202,14 +209,7 @@ def add_model(
 def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
     kind = kind_of(source)
     data = source.read_bytes()
-    external = {name: source.parent / name for name in kind.external(source, data)}
-    for name, path in external.items():
-        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
-        if inside:
-            _check_plain(path, path.lstat())
-        if not inside or not path.resolve().is_relative_to(source.parent.resolve()):  # by way of a linked folder
-            raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
-    contents = {name: path.read_bytes() for name, path in external.items()}
+    contents = read_external(source, data)
     longest = dict.fromkeys(changes.get("sequences", ()), max(changes.get("lengths", ()), default=0))
     manifest: dict[str, Any] = {
         "backend": kind.backend,
@@ -224,6 +224,18 @@ def _derive(source: Path, changes: dict[str, Any]) -> Manifest:
         },
     }
     return Manifest(**(manifest | changes))
+
+
+def read_external(source: Path, data: bytes) -> dict[str, bytes]:
+    """The external data of a file that is in no repository yet, by location. Raises `ModelError`, ``OSError``."""
+    external = {name: source.parent / name for name in kind_of(source).external(source, data)}
+    for name, path in external.items():
+        inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+        if inside:
+            _check_plain(path, path.lstat())
+        if not inside or not path.resolve().is_relative_to(source.parent.resolve()):  # by way of a linked folder
+            raise ModelError(f"{source}: its external data {name!r} lies outside its directory")
+    return {name: path.read_bytes() for name, path in external.items()}
 
 
 def _signature(path: Path, data: bytes, external: Mapping[str, bytes], longest: Mapping[str, int]) -> Signature:

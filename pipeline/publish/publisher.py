@@ -221,7 +221,7 @@ class Publisher:
         label = lane.model.label
         if isinstance(error, DeviceLostError):
             raise error  # about no request, and nothing runs here any more
-        if batch.blamed is not None:
+        if batch.blamed is not None and not batch.may_pass(error, self._limits.compute_attempts_max):
             raise BackendError(f"{label} fails on any input, zeros included: {error}")
         batch.error = error
         log.warning("%s: a batch of %d rows failed, attempt %d: %s", label, batch.rows, batch.attempts, error)

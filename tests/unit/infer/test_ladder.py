@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ from pipeline.core.clock import SYSTEM_CLOCK
 from pipeline.core.errors import BackendError
 from pipeline.infer import Batch, Device, Lane, Run
 from pipeline.infer.ladder import Answer, Ladder
-from pipeline.models import Model, Rung
+from pipeline.infer.placement import placed
+from pipeline.models import Model, Rung, add_model
 from tests.unit.infer.makers import SIGNATURE, FakeBackend, admitted_of, model_of
+from tests.unit.models import graphs
 
 FULL, FAST, DEFAULT = range(3)
 ROW = Rung("default", answer={"y": [7, 8], "half": 9}).row(SIGNATURE.outputs)
@@ -117,3 +120,23 @@ def test_a_batch_that_brings_its_answers_has_them_in_its_own_slot_and_is_compute
     batch.fill(other)
     assert other.outputs["half"][:3].tolist() == [9, 9, 9], "slots share no outputs"
     assert full.ran == []
+
+
+def test_a_ladder_of_models_of_sequences_is_timed_and_answers_at_each_length(tmp_path: Path) -> None:
+    source, models = graphs.total(tmp_path / "total.onnx"), tmp_path / "models"
+    low, full = (
+        add_model(models, source, name=name, rows_max=2, sequences=["x"], lengths=[2, 4]) for name in ("low", "full")
+    )
+    model = Model(replace(full.manifest, slo_ms=50.0, ladder=(Rung("low", model=low.label),)), full.path)
+    backend = placed(model, "cpu")
+    backend.load(model)
+    lane = Device(fail=lambda error: None).add(model, backend, 1, lambda lane, batch: None)
+    assert [[rows for rows, _ in each] for each in (lane.samples, *lane.below)] == [[1, 2], [1, 2]]
+    (slot,) = lane.free
+    for rung, length in ((1, 2), (0, 4), (1, 4)):
+        slot.step_to(rung)
+        slot.length = length
+        slot.input("x")[:] = 1
+        backend.run(slot, 2)
+        assert slot.outputs["y"].tolist() == [length, length]
+    backend.close()

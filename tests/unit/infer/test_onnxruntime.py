@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 import pipeline.load
-from pipeline.core.errors import BackendError
+from pipeline.core.errors import BackendBusyError, BackendError
 from pipeline.infer import backends, threads
 from pipeline.infer.backend import Backend, bucket_of
 from pipeline.infer.backends import backend_for
-from pipeline.models import BUNDLED, load_repository
+from pipeline.models import BUNDLED, add_model, load_repository
 from tests.contract.backend_suite import BackendSuite
+from tests.unit.models import graphs
 
 
 class TestOnnxRuntime(BackendSuite):
@@ -94,3 +96,17 @@ def test_one_core_of_what_the_container_may_use_is_left_to_kafka(
     monkeypatch.setattr(threads, "CGROUP_CPU_MAX", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     assert threads.default_threads() == expected
+
+
+def test_slots_that_memory_does_not_hold_are_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*given: object) -> None:
+        raise MemoryError("Unable to allocate 32.0 TiB")
+
+    row = (TensorProto.DOUBLE, ("batch", 1 << 26))
+    node = helper.make_node("Identity", ["x"], ["y"])
+    source = graphs.save(tmp_path / "huge.onnx", [node], inputs={"x": row}, outputs={"y": row})
+    backend = backend_for("onnxruntime")
+    backend.load(add_model(tmp_path / "models", source, rows_max=65_536))
+    monkeypatch.setattr(np, "zeros", short)
+    with pytest.raises(BackendBusyError, match=r"huge/1: no memory for a batch of 65536 rows: .* 32\.0 TiB"):
+        backend.slots(3)

@@ -113,3 +113,34 @@ def test_nobody_is_told_that_it_is_used() -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_output_of_fewer_rows_than_were_asked_for_is_an_error_and_nobody_gets_an_older_answer(
+    tmp_path: Path,
+) -> None:
+    model = add_model(tmp_path / "models", graphs.positive(tmp_path / "some.onnx"), backend="openvino", rows_max=3)
+    backend = backend_for("openvino")
+    backend.load(model)
+    (slot,) = backend.slots(1)
+    backend.warm()
+    for rows in ([[1, 1], [2, 2], [3, 3]], [[4, 4], [-5, -5], [6, 6]], [[7, 7], [8, 8], [9, 9]]):
+        slot.inputs["x"][:] = rows
+        if min(map(min, rows)) < 0:
+            with pytest.raises(BackendError, match=r"of 3 rows it made outputs of shapes \[\[2, 2\]\]"):
+                backend.run(slot, 3)
+            continue
+        backend.run(slot, 3)
+        backend.wait(slot)
+        assert slot.outputs["y"].tolist() == rows
+    backend.close()
+
+
+@pytest.mark.parametrize("kind", ["bf16", "u4", "i4", "f8e4m3", "nf4"])
+def test_a_type_that_numpy_does_not_have_is_refused(kind: str, tmp_path: Path) -> None:
+    """OpenVINO itself calls them float16 and bytes; their tensors do not fit such buffers."""
+    ov = runtime()
+    given = ov.opset13.parameter([-1, 2], getattr(ov.Type, kind), name="x")
+    given.output(0).get_tensor().set_names({"x"})
+    ov.save_model(ov.Model([ov.opset13.result(given)], [given]), tmp_path / "odd.xml", compress_to_fp16=False)
+    with pytest.raises(ModelError, match="which no column can carry"):
+        add_model(tmp_path / "models", tmp_path / "odd.xml")

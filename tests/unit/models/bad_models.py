@@ -177,6 +177,21 @@ def damaged_archive(model: Model) -> Model:
     return extra("weights.bin", bytes(content))(model)
 
 
+def odd_archive(at: int, content: bytes) -> Callable[[Model], Model]:
+    """Bytes of an archive's directory are others; its entry's name, said to be UTF-8, begins at 46."""
+
+    def make(model: Model) -> Model:
+        path = model.path / "weights.bin"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("é", b"")
+        data = bytearray(path.read_bytes())
+        begin = data.rindex(b"PK\x01\x02") + at
+        data[begin : begin + len(content)] = content
+        return extra("weights.bin", bytes(data))(model)
+
+    return make
+
+
 def tensors(**places: tuple[int, int]) -> dict[str, Any]:
     """Float32 tensors by name, at these places."""
     return {
@@ -235,6 +250,8 @@ BAD_MODELS = [
     BadModel("a pickle as the model", extra("plus.onnx", pickle.dumps({"a": 1})), "is a pickle"),
     BadModel("a torch archive", torch_archive, "torch archive"),
     BadModel("a damaged archive", damaged_archive, "damaged archive"),
+    BadModel("an archive of a version to come", odd_archive(6, b"\x63\0"), "damaged archive"),
+    BadModel("an archive whose names are no text", odd_archive(46, b"\xff\xff"), "damaged archive"),
     BadModel("a signature that is not the model's: dtype", other_dtype, r"declares inputs x float64\[3\], but the"),
     BadModel("a signature that is not the model's: name", other_name, r"declares outputs z float32\[3\], but the"),
     BadModel("an operator the runtime lacks", missing_operator, "Conjure"),

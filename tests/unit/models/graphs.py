@@ -122,3 +122,34 @@ def unknown_operator(path: Path) -> Path:
     node = helper.make_node("Conjure", ["x"], ["y"], domain="example.none")
     shape = (FLOAT, ("batch", 3))
     return save(path, [node], inputs={"x": shape}, outputs={"y": shape}, domains=("", "example.none"))
+
+
+def total(path: Path) -> Path:
+    """``y`` = the sum of the sequence ``x``, of any length."""
+    node = helper.make_node("ReduceSum", ["x", "axis"], ["y"], keepdims=0)
+    return save(
+        path,
+        [node],
+        inputs={"x": (FLOAT, ("batch", "length"))},
+        outputs={"y": (FLOAT, ("batch",))},
+        constants=[numpy_helper.from_array(np.array([1]), "axis")],
+    )
+
+
+def positive(path: Path) -> Path:
+    """``y`` = those rows of ``x`` whose first value is not negative: fewer than there are, where one is."""
+    nodes = [
+        helper.make_node("Gather", ["x", "first"], ["at"], axis=1),
+        helper.make_node("Greater", ["at", "least"], ["kept"]),
+        helper.make_node("Compress", ["x", "kept"], ["y"], axis=0),
+    ]
+    return save(
+        path,
+        nodes,
+        inputs={"x": (FLOAT, ("batch", 2))},
+        outputs={"y": (FLOAT, ("some", 2))},
+        constants=[
+            numpy_helper.from_array(np.array(0), "first"),
+            numpy_helper.from_array(np.array(-0.5, np.float32), "least"),
+        ],
+    )

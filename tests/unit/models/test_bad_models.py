@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,25 @@ def test_a_file_that_changed_after_it_was_verified_is_not_loaded(name: str, mode
         path.write_bytes(WEIGHTS[::-1])
     with pytest.raises(ModelError, match="its sha256 is"):
         backend_for("onnxruntime").load(model)
+
+
+@pytest.mark.parametrize("name", ["plus/2/manifest.toml", "lost+found"])
+def test_what_this_user_may_not_look_into_keeps_nothing_else_from_serving(
+    name: str, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root, whom nothing is forbidden, by what the system would say to others."""
+    forbidden = tmp_path / "models" / name
+    good_model(tmp_path / "models", tmp_path / "source")
+    if not forbidden.exists():
+        forbidden.mkdir()
+    is_symlink, iterdir = Path.is_symlink, Path.iterdir
+
+    def refused(path: Path) -> bool:
+        if path == forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return False
+
+    monkeypatch.setattr(Path, "is_symlink", lambda path: refused(path) or is_symlink(path))
+    monkeypatch.setattr(Path, "iterdir", lambda path: refused(path) or iterdir(path))
+    served = load_repository(tmp_path / "models")
+    assert [each.label for each in served] == ["plus/1" if "2" in name else "plus/2"]

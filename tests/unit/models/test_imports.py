@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sys
 from importlib.util import find_spec
@@ -195,3 +196,62 @@ def test_a_mobilenet_of_tensorflow_is_imported(name: str, saved: Path, tmp_path:
     assert (done.framework, done.rows) == ("tensorflow", 32)
     assert [tensor.shape for tensor in done.model.signature.inputs] == [(96, 96, 3)]
     assert done.difference < 1e-4
+
+
+def npz(path: Path, **arrays: Any) -> bytes:
+    np.savez(path, **arrays)
+    return path.read_bytes()
+
+
+def test_a_file_of_rows_that_is_none_or_damaged_is_told(tmp_path: Path) -> None:
+    good = npz(tmp_path / "good.npz", at=np.zeros(4, np.int64), image=np.zeros((4, 2, 2), np.float32))
+    np.save(tmp_path / "image.npy", np.zeros((4, 2, 2), np.float32))
+    flipped = bytearray(good)
+    flipped[200] ^= 0xFF
+    for name, content in (
+        ("a bare array", (tmp_path / "image.npy").read_bytes()),
+        ("nothing", b""),
+        ("cut off", good[: len(good) // 2]),
+        ("changed", bytes(flipped)),
+        ("texts", npz(tmp_path / "texts.npz", at=np.full(4, "a"), image=np.zeros((4, 2, 2)))),
+        ("no rows", npz(tmp_path / "none.npz", at=np.zeros(0, np.int64), image=np.zeros((0, 2, 2)))),
+        ("one number", npz(tmp_path / "number.npz", at=np.int64(3), image=np.zeros((4, 2, 2)))),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=name):
+            import_model(tmp_path / "models", graphs.pick(tmp_path / "pick.onnx"), rows=Rows(tmp_path / name))
+
+
+def test_a_single_row_is_enough_to_compare_on(tmp_path: Path) -> None:
+    (bundled,) = load_repository(BUNDLED)
+    np.savez(tmp_path / "row.npz", image=held_out()[0][:1])
+    assert import_model(tmp_path / "models", bundled.file, rows=Rows(tmp_path / "row.npz")).rows == 1
+
+
+@pytest.mark.parametrize(("low", "high"), [(5, 1), (float("nan"), 1), (0, float("inf"))])
+def test_a_range_without_rows_is_misuse(low: float, high: float, tmp_path: Path) -> None:
+    for source in (graphs.pick(tmp_path / "pick.onnx"), graphs.add(tmp_path / "plus.onnx")):
+        with pytest.raises(ConfigError, match="no rows between"):
+            import_model(tmp_path / "models", source, rows=Rows(low=low, high=high))
+
+
+@pytest.mark.timeout(20)  # a pipe nobody writes to would be read for ever
+@pytest.mark.parametrize("location", ["missing.bin", "../pipe", "pipe", "nul\0.bin"])
+def test_external_data_that_does_not_lie_beside_the_file_is_not_even_read(location: str, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for folder in (tmp_path, tmp_path / "source"):
+        os.mkfifo(folder / "pipe")
+    source = graphs.add(tmp_path / "source" / "plus.onnx", location=location)
+    with pytest.raises(ModelError):
+        import_model(tmp_path / "models", source)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"), [(r"printf '\377 broken' >&2; exit 1", "broken"), ("exit 0", "converted it to nothing")]
+)
+def test_an_interpreter_that_says_no_text_or_does_nothing_is_told(script: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "net.tflite").write_bytes(b"")
+    (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "python").chmod(0o700)
+    with pytest.raises(ModelError, match=reason):
+        import_model(tmp_path / "models", tmp_path / "net.tflite", python=tmp_path / "python")

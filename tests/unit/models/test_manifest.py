@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import ModelError
+from pipeline.models import manifest
 from pipeline.models.ladder import Rung
 from pipeline.models.manifest import MANIFEST, Manifest, default_buckets, read_manifest, version_key
 from topics.signature import Signature, Tensor
@@ -212,3 +213,29 @@ def test_default_buckets_end_at_the_largest_batch_and_waste_at_most_a_third(rows
 
 def test_the_text_is_ordinary_toml() -> None:
     assert tomllib.loads(GOOD.to_toml())["classes"] == list(GOOD.classes)
+
+
+@pytest.mark.parametrize(
+    ("line", "with_"),
+    [
+        ("gather_ms_max = 2.5", f"gather_ms_max = 1{'0' * 400}"),  # an integer that no float holds
+        ("slo_ms = 15.5", f"slo_ms = 1{'0' * 400}"),
+        ("priority = 9", f"priority = {'[' * 5000}{']' * 5000}"),  # deeper than Python's stack
+    ],
+    ids=["gather", "slo", "depth"],
+)
+def test_what_is_too_large_for_anything_is_refused_as_a_manifest(line: str, with_: str, tmp_path: Path) -> None:
+    text = GOOD.to_toml()
+    assert line in text
+    (tmp_path / MANIFEST).write_text(text.replace(line, with_), encoding="utf-8")
+    with pytest.raises(ModelError, match=MANIFEST):
+        read_manifest(tmp_path)
+
+
+def test_no_buckets_are_made_up_to_a_batch_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a number of 50,000 hexadecimal digits they would take gigabytes and minutes."""
+    text = GOOD.to_toml().replace("rows_max = 8\nbuckets = [1, 8]", "rows_max = 65537")
+    (tmp_path / MANIFEST).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(manifest, "default_buckets", None)
+    with pytest.raises(ModelError, match=r"rows_max 65537 is not within 1\.\.65536"):
+        read_manifest(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, Message
 
 from pipeline.core.errors import BackendBusyError, BackendError, DeviceLostError
+from pipeline.core.limits import Limits
 from pipeline.infer import Batch, Joined, Piece, Run, Slot
 from pipeline.models import Model, Rung
 from pipeline.observe import Stage
@@ -361,3 +362,26 @@ def test_where_the_model_has_a_ladder_a_prediction_names_its_rung_also_when_prod
         bench.settle()
         assert bench.observer.snapshot().to_dict()["rungs"] == {"m": {"full": 1, "fast": 1}}
         assert bench.observer.rungs() == {"m": {"full": 1, "fast": 1}}
+
+
+def test_zeros_that_meet_a_shortage_run_again_before_the_worker_ends() -> None:
+    with flow() as bench:
+        batch = bench.batch(*bench.admit(message(0, bytes(8), headers=[("content-type", RAW.encode())])))
+        batch.blamed = blamed = BackendError("a poison row")
+        for attempt in (1, 2):
+            batch.error = BackendBusyError("out of memory")
+            assert batch.attempts == attempt
+            bench.publish(batch)
+            bench.settle()
+            assert bench.device.given_back[-1] == (batch, True)
+            slot = batch.slot
+            (batch,) = batch.again(Limits().compute_attempts_max)
+            assert batch.blamed is blamed
+            batch.slot = slot
+        batch.error = BackendBusyError("out of memory")
+        bench.publish(batch)
+        assert bench.failed.wait(WAIT_S)
+        (failure,) = bench.failure
+        assert "zeros included: out of memory" in str(failure)
+        bench.failure.clear()
+    assert bench.producer.sent == []

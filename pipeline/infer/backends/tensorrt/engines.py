@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.errors import BackendError
 from pipeline.core.places import cache_directory, locked
 from pipeline.infer.backends.tensorrt.builder import FLAGS, Progress, build_plan
 from pipeline.infer.backends.tensorrt.sealed import Sealed
@@ -90,7 +91,8 @@ class Engines:
     ) -> Built:
         """The plan of a (verified) model; of several processes that ask for one that is missing, one builds.
 
-        Raises as `build_plan` does, and `BackendError` where the cache cannot be read, written or trusted.
+        Raises as `build_plan` does, and `BackendError` where the cache cannot be read or trusted. A plan that cannot be
+        kept is logged, and not at its path.
         """
         content, external = read_content(model)
         key = self.key(model, gpu, content, external)
@@ -108,9 +110,12 @@ class Engines:
             plan, timings = build_plan(
                 self._trt, model, content, external, timings=timings, progress=progress, cancelled=cancelled
             )
-            seconds = time.monotonic() - began_s
-            sealed.write(timings_name, key.machine(), timings)
-            path = sealed.write(name, about, plan)
+            seconds, path = time.monotonic() - began_s, sealed.path(name)
+            try:
+                sealed.write(timings_name, key.machine(), timings)
+                sealed.write(name, about, plan)
+            except BackendError as error:  # a full disk: it serves from memory, and the next start builds anew
+                log.error("the engine of %s is not kept: %s", model.label, error)  # noqa: TRY400 - a line, no traceback
         log.info("the engine of %s is built: %.1f s, %.1f MiB", model.label, seconds, len(plan) / 1024**2)
         return Built(plan, path, seconds)
 

@@ -9,6 +9,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -58,7 +59,8 @@ class Sealed:
         except ValueError as error:
             log.warning("%s is made again: %s", path, error)
             return None
-        os.utime(path)  # used: `_make_room` takes the others first
+        with suppress(OSError):  # made room for meanwhile, or a folder that is only read
+            os.utime(path)  # used: `_make_room` takes the others first
         return content
 
     def write(self, name: str, about: Mapping[str, object], content: bytes) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -172,3 +173,30 @@ def test_the_least_used_files_make_room(tmp_path: Path) -> None:
         if name == "b":
             assert files.read("a.plan", ABOUT) == b"content"  # used since
     assert sorted(path.name for path in files.folder.iterdir()) == ["a.plan", "c.plan"]
+
+
+def test_a_folder_that_is_only_read_has_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Sealed(tmp_path / "engines")
+    files.write("a.plan", ABOUT, b"content")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert files.read("a.plan", ABOUT) == b"content"
+
+
+def test_an_engine_that_a_full_disk_does_not_keep_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """F21."""
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    model = network(tmp_path, rows_max=1)
+    monkeypatch.setattr(engines, "build_plan", lambda *given, **rest: (b"plan", b"timings"))
+    monkeypatch.setattr(os, "fsync", full)
+    built = Engines(trt, tmp_path / "cache").plan(model, GPU)
+    assert (built.plan, built.path.exists()) == (b"plan", False)
+    assert "No space left on device" in caplog.text
