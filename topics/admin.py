@@ -31,7 +31,7 @@ __all__ = ["Applied", "Drift", "TopicState", "apply_topics", "drift", "list_topi
 PARTITIONS = 4
 # A dead letter is its request plus headers: source, model, code, reason (4,096 characters) and the rest.
 DEAD_LETTER_HEADROOM_BYTES = 16 * 1024
-CONFIGS = ("cleanup.policy", "max.message.bytes", "min.insync.replicas", "retention.ms")
+CONFIGS = ("cleanup.policy", "compression.type", "max.message.bytes", "min.insync.replicas", "retention.ms")
 # A limit on a compressed batch does not bound what it holds: 6 kB of zstd became a value that no dead-letter topic
 # took, and ended each worker that read it. So the broker unpacks what it is given, and its limit is on that.
 REQUEST_CONFIGS = {"compression.type": "uncompressed"}
@@ -195,6 +195,9 @@ def drift(
             if state.leaderless:
                 found.append(Drift(topic, "partitions without a leader", "0", str(state.leaderless)))
             found.extend(_config_drift(state))
+        packed = requests.configs.get("compression.type", "uncompressed")
+        if packed != "uncompressed":  # a small batch may then hold a request that no dead-letter topic takes
+            found.append(Drift(model.requests, "compression.type", "uncompressed", packed))
         dead_letters = have[model.dead_letters]
         size, least = dead_letters.configs.get("max.message.bytes"), _dead_letter_bytes(requests)
         if size is not None and not requests.missing and int(size) < least:
@@ -256,6 +259,7 @@ def _perform(
         if s.action == "created"
     ]
     more = [NewPartitions(s.topic, s.partitions) for s in steps if s.action == "grown"]
+    created = {s.topic for s in steps if s.action == "created"}
     futures: dict[str, Future[None]] = {}
     if new:
         futures |= admin.create_topics(new, request_timeout=timeout_s)
@@ -266,7 +270,9 @@ def _perform(
             future.result()
         except KafkaException as error:
             # Another worker was faster: what it made is looked at by `verify_topics`, not here.
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            # Nor are partitions that another has added meanwhile.
+            done = KafkaError.TOPIC_ALREADY_EXISTS if topic in created else KafkaError.INVALID_PARTITIONS
+            if error.args[0].code() != done:
                 raise connection.failed(f"cannot create topic {topic}", error) from error
 
 

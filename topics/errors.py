@@ -18,6 +18,7 @@ __all__ = [
     "TopicMissing",
     "TopicsError",
     "is_refusal",
+    "is_unreachable",
     "kafka_failed",
     "undelivered",
 ]
@@ -91,12 +92,18 @@ def is_refusal(error: KafkaError) -> bool:
     return error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "SSL alert number" in error.str()
 
 
+def is_unreachable(cause: KafkaException | KafkaError) -> bool:
+    """Whether no broker answered."""
+    error = cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
+    return isinstance(error, KafkaError) and error.code() in _UNREACHABLE
+
+
 def kafka_failed(
     what: str, broker: str, cause: KafkaException | KafkaError, last: KafkaError | None = None
 ) -> KafkaFailed:
     """``what`` failed at ``broker``; ``last`` is what librdkafka said last (a refused login, say)."""
     error = cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
-    if isinstance(error, KafkaError) and error.code() in _UNREACHABLE:
+    if is_unreachable(cause):
         if last is not None and is_refusal(last):
             return KafkaFailed(f"{what}: the connection to Kafka at {broker} is refused: {last.str()}")
         hint = f" ({last.str()})" if last is not None else ""

@@ -87,7 +87,8 @@ class Duplicates:
             for position, digest in asked:
                 deadline_ms: float | None = deadlines_ms[position]
                 if deadline_ms is None and stamps is not None and slo_ms is not None:
-                    deadline_ms = int(stamps[indices[position]]) + slo_ms
+                    # One ahead of our clock counts as the moment of the poll, as it does in the window.
+                    deadline_ms = min(int(stamps[indices[position]]), int(chunk.polled_unix_ms)) + slo_ms
                 seen = self._seen.get(digest)
                 if seen is not None and self._counts(seen, deadline_ms):
                     again.append(position)

@@ -75,9 +75,9 @@ def consume(
                 printed += 1
                 heard_s = time.monotonic()
             sys.stdout.flush()
-            if time.monotonic() - max(heard_s, looked_s) > 1:  # quiet: partitions may have been added
-                looked_s = time.monotonic()
+            if time.monotonic() - looked_s > 1:  # partitions may have been added
                 reader.refresh()
+                looked_s = time.monotonic()
     if count is not None and printed < count:
         raise SluiceError(f"{printed} of {count} records came; none for {timeout:g} s")
 

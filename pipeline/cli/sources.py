@@ -97,7 +97,7 @@ def _json_lines(file: IO[bytes], form: Form) -> Iterator[Outgoing]:
             continue
         try:
             yield _json_request(text, form)
-        except (InputError, ValueError, KeyError, TypeError) as error:
+        except (InputError, ValueError, KeyError, TypeError, OverflowError) as error:
             said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise InputError(f"line {number}: {said}") from error
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from confluent_kafka import Message
 
-from pipeline.intake.headers import in_columns
+from pipeline.intake.headers import bytes_of, in_columns, size_of
 from topics.headers import UNREADABLE, RawHeaders, headers_of
 
 __all__ = ["UNREADABLE", "Chunk", "Finish", "RawHeaders", "TimestampMs"]
@@ -56,11 +56,12 @@ class Chunk:
         self.epoch = epoch
         self.polled_ns = polled_ns
         self.polled_unix_ms = polled_unix_ms
-        self.size_bytes = sum(map(len, messages))  # of the values: what the in-flight limit counts
         self.offsets = cast(list[int], list(map(Message.offset, messages)))
         self._values = list(map(Message.value, messages))
         self._keys = list(map(Message.key, messages))
         self._headers = in_columns(headers_of(messages))
+        # What the in-flight limits count: all that is kept of the messages.
+        self.size_bytes = sum(map(len, messages)) + bytes_of(self._keys) + size_of(self._headers)
         self._stamps_ms: TimestampMs = np.fromiter(map(_MS, map(Message.timestamp, messages)), np.int64, len(messages))
         self._stamps_ms[self._stamps_ms <= 0] = int(polled_unix_ms)
         self._finish = finish

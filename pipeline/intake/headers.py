@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, overload
 
 from topics.headers import UNREADABLE, RawHeaders
 
-__all__ = ["RawColumn", "RawColumns", "in_columns"]
+__all__ = ["RawColumn", "RawColumns", "bytes_of", "in_columns", "size_of"]
 
 
 class RawColumn(NamedTuple):
@@ -64,3 +64,18 @@ def in_columns(headers: list[RawHeaders]) -> Sequence[RawHeaders]:
         common = values[0] == values[-1] and values.count(values[0]) == count
         columns.append(RawColumn(names[0], values[:1] if common else values, common=common))
     return RawColumns(columns, count)
+
+
+def size_of(headers: Sequence[RawHeaders]) -> int:
+    """Bytes of the values that these keep."""
+    if isinstance(headers, RawColumns):
+        return sum(bytes_of(column.values) for column in headers.columns)
+    return bytes_of([value for each in headers for _, value in each or ()])
+
+
+def bytes_of(values: Sequence[bytes | None]) -> int:
+    """Bytes of all of them."""
+    try:
+        return sum(map(len, values))  # type: ignore[arg-type]  # as a rule none is null, and to look is dearer
+    except TypeError:
+        return sum(map(len, filter(None, values)))

@@ -239,6 +239,10 @@ class Intake(Service):
                 runs.setdefault((str(topic_of), partition_of or 0), []).extend(by_topic)
         chunks = []
         for (topic, partition), run in runs.items():
+            if (run[0].offset() or 0) < self._next.get((topic, partition), 0):  # other requests, at offsets seen before
+                log.error("%s/%d: its offsets begin again; what of it is in flight counts as lost", topic, partition)
+                self._release([(topic, partition)])
+                self.ledger.assign([(topic, partition)])
             epoch = self.ledger.epoch((topic, partition))
             if epoch is None:
                 continue  # revoked while it was polled: its next owner reads it again

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from confluent_kafka import KafkaError, Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from pipeline.local import EmbeddedKafka
 from topics.admin import DEAD_LETTER_HEADROOM_BYTES, apply_topics, list_topics, verify_topics
@@ -62,6 +65,27 @@ def test_growing_adds_partitions_and_more_asked_than_there_are_is_drift(
     apply_topics(broker.bootstrap, [names], partitions=5, grow=True)
     assert [state.partitions for state in list_topics(broker.bootstrap, [names])] == [5, 5, 5]
     assert verify_topics(broker.bootstrap, [names], partitions=5) == []
+
+
+def test_partitions_that_another_has_added_meanwhile_are_no_error(
+    broker: EmbeddedKafka, topic: Callable[..., str]
+) -> None:
+    names = topics_of(topic("m"))
+    apply_topics(broker.bootstrap, [names], partitions=1)
+    with ThreadPoolExecutor(8) as pool:
+        grown = partial(apply_topics, broker.bootstrap, [names], partitions=4, grow=True)
+        assert all(len(done.result()) == 3 for done in [pool.submit(grown) for _ in range(8)])
+    assert verify_topics(broker.bootstrap, [names], partitions=4) == []
+
+
+def test_requests_that_the_broker_keeps_packed_are_drift(broker: EmbeddedKafka, topic: Callable[..., str]) -> None:
+    names = topics_of(topic("m"))
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for made in admin.create_topics([NewTopic(names.requests, 1, 1)]).values():
+        made.result()
+    apply_topics(broker.bootstrap, [names])
+    [found] = verify_topics(broker.bootstrap, [names])
+    assert (found.topic, found.what, found.found) == (names.requests, "compression.type", "producer")
 
 
 def test_no_broker_is_one_clear_line() -> None:

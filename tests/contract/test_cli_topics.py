@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,23 @@ def test_no_more_than_counted_is_printed(sluice: Sluice, worker: FakeWorker) -> 
     assert len(_on(sluice.broker, worker.topics.predictions, 9)) == 9
     for count in (1, 4):
         assert len(sluice("consume", worker.model, "--from", "earliest", "--count", str(count)).lines()) == count
+
+
+def test_partitions_added_to_a_topic_that_is_never_quiet_are_printed(sluice: Sluice, worker: FakeWorker) -> None:
+    def busy() -> None:
+        apply_topics(sluice.broker, [worker.topics], partitions=3, grow=True)
+        producer = Connection(sluice.broker).producer()
+        for number in range(80):
+            producer.produce(worker.topics.predictions, b"hello", partition=2 if number % 2 else 0)
+            producer.poll(0)
+            time.sleep(0.1)
+        producer.flush(WAIT_S)
+
+    with ThreadPoolExecutor(1) as pool:
+        written = pool.submit(busy)
+        lines = sluice("consume", worker.model, "--from", "earliest", "--count", "30").lines()
+        written.result()
+    assert {line["partition"] for line in lines} == {0, 2}
 
 
 def test_a_dead_letter_whose_headers_are_not_text_is_shown_all_the_same(sluice: Sluice, worker: FakeWorker) -> None:

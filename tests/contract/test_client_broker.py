@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -182,6 +186,75 @@ def test_a_failing_stream_still_delivers_what_came_before(client: Client, worker
     with pytest.raises(OSError, match="disk"):
         client.produce(stream())
     assert len(list(answers)) == 1
+
+
+FAILING = """
+import asyncio, sys
+from topics import AsyncClient
+
+def stream():
+    yield from ({"x": [[float(n), 1.0]]} for n in range(3000))
+    raise OSError("disk")
+
+async def main():
+    async with AsyncClient(*sys.argv[1:]) as client:
+        await client.produce(stream())
+
+asyncio.run(main())
+"""
+
+
+def test_an_async_stream_that_fails_still_delivers_what_came_before(broker: EmbeddedKafka, worker: FakeWorker) -> None:
+    with Client(broker.bootstrap, worker.model, SIGNATURE) as client:
+        answers = client.consume(idle_s=IDLE_S)
+        argv = [sys.executable, "-c", FAILING, broker.bootstrap, worker.model]
+        ended = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert "OSError: disk" in ended.stderr
+        assert len(list(answers)) == 3000
+
+
+def test_a_stream_of_answers_goes_on_in_partitions_added_later(
+    broker: EmbeddedKafka, worker: FakeWorker, client: Client
+) -> None:
+    answers = client.consume(idle_s=30)
+    apply_topics(broker.bootstrap, [client.topics], partitions=3, grow=True)
+    _answer(client, broker.bootstrap, partition=2, request_id="late")
+    assert [next(answers).partition] == [2]
+
+
+def test_an_async_stream_of_answers_goes_on_in_partitions_added_later(
+    broker: EmbeddedKafka, worker: FakeWorker, client: Client
+) -> None:
+    async def main() -> None:
+        async with AsyncClient(broker.bootstrap, worker.model, SIGNATURE) as other:
+            answers = await other.consume(idle_s=30)
+            apply_topics(broker.bootstrap, [client.topics], partitions=3, grow=True)
+            _answer(client, broker.bootstrap, partition=2, request_id="late")
+            assert [(await anext(answers)).partition] == [2]
+
+    _asyncio(main())
+
+
+def test_calls_outlast_a_broker_that_is_silent_for_a_while_and_are_told_their_time_out(
+    topic: Callable[..., str],
+) -> None:
+    model = topic("fake")
+    with EmbeddedKafka() as kafka:
+        apply_topics(kafka.bootstrap, [topics_of(model)], partitions=1)
+        with FakeWorker(kafka.bootstrap, model), Client(kafka.bootstrap, model, SIGNATURE) as client:
+            client.predict([1, 2])
+            os.kill(kafka.pid, signal.SIGSTOP)
+            try:
+                until_s = time.monotonic() + 13
+                patient = client.submit([1, 2], timeout_s=60)
+                begun_s = time.monotonic()
+                with pytest.raises(NotAnswered):
+                    client.predict([3, 4], timeout_s=2)
+                assert time.monotonic() - begun_s < 4
+                time.sleep(max(0.0, until_s - time.monotonic()))
+            finally:
+                os.kill(kafka.pid, signal.SIGCONT)
+            assert patient.result().outputs()["total"].tolist() == [3]
 
 
 def test_a_request_too_large_for_kafka_is_refused_or_not_delivered(client: Client) -> None:

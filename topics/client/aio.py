@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self, Unpack
 
-from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, Outputs, read_answers
+from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, REFRESH_EVERY_S, Outputs, read_answers
 from topics.client.exchange import Exchange
 from topics.client.messages import Inputs
 from topics.client.reader import Answer, Reader, Start
@@ -63,7 +63,7 @@ class AsyncClient:
         try:
             while True:
                 if not self._exchange.started:
-                    await asyncio.to_thread(self._exchange.start)
+                    await asyncio.to_thread(self._exchange.start, max(0.0, until_s - time.monotonic()))
                 try:
                     answer = self._exchange.ask(made, max(0.0, until_s - time.monotonic()))
                     break
@@ -80,18 +80,20 @@ class AsyncClient:
     ) -> int:
         """As `Client.produce`; takes an asynchronous iterable too."""
         stream = await asyncio.to_thread(Stream, self._connection, self.topics.requests)
-        async for item in _each(requests):
-            message = outgoing(item if isinstance(item, Request) else self.request(item))
-            while not stream.offer(message):
+        try:
+            async for item in _each(requests):
+                message = outgoing(item if isinstance(item, Request) else self.request(item))
+                while not stream.offer(message):
+                    stream.serve()
+                    await asyncio.sleep(RETRY_S)
+                if stream.due:
+                    stream.serve()
+                    await asyncio.sleep(0)
+        finally:  # what was sent before ``requests`` raised is still delivered
+            until_s = time.monotonic() + timeout_s
+            while stream.waiting and time.monotonic() < until_s:
                 stream.serve()
                 await asyncio.sleep(RETRY_S)
-            if stream.due:
-                stream.serve()
-                await asyncio.sleep(0)
-        until_s = time.monotonic() + timeout_s
-        while stream.waiting and time.monotonic() < until_s:
-            stream.serve()
-            await asyncio.sleep(RETRY_S)
         return stream.check()
 
     async def consume(self, *, start: Start = "latest", idle_s: float | None = None) -> AsyncIterator[Answer]:
@@ -121,10 +123,13 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
 
 async def _answers(reader: Reader, signature: Signature | None, idle_s: float | None) -> AsyncIterator[Answer]:
     try:
-        last_s = time.monotonic()
+        last_s = looked_s = time.monotonic()
         while idle_s is None or time.monotonic() - last_s < idle_s:
             for answer in await asyncio.to_thread(read_answers, reader, signature, 0.1):
                 yield answer
                 last_s = time.monotonic()
+            if time.monotonic() - looked_s > REFRESH_EVERY_S:
+                await asyncio.to_thread(reader.refresh)
+                looked_s = time.monotonic()
     finally:
         await asyncio.to_thread(reader.close)

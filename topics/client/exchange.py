@@ -25,7 +25,8 @@ __all__ = ["Exchange"]
 TICK_S = 0.05  # how late a time-out may be told, and a delivery error
 OVERDUE_S = 1.0  # an answer this late may lie in a partition added since: look, at most this often
 READ_MAX = 1000
-START_S = 10.0
+START_S = 10.0  # a wrong address must be told while one still looks
+START_LEAST_S = 1.0  # of a call with less: the first connection takes its time
 _REQUEST_ID = Header.REQUEST_ID.value
 
 
@@ -60,17 +61,28 @@ class Exchange:
         """Whether `start` would return at once."""
         return self._thread is not None
 
-    def start(self) -> None:
-        """Look for the topics and begin to read. Raises `TopicMissing`, `KafkaFailed`, `ClientClosed`."""
-        with self._starting:
+    def start(self, timeout_s: float = START_S) -> None:
+        """Look for the topics and begin to read, within ``timeout_s`` or `START_LEAST_S` where that is longer.
+
+        Raises `TopicMissing`, `KafkaFailed`, `ClientClosed`; `NotAnswered` where another call still looks.
+        """
+        if self.started and not self._closed:
+            return
+        until_s = time.monotonic() + max(START_LEAST_S, min(timeout_s, START_S))
+        if not self._starting.acquire(timeout=max(START_LEAST_S, timeout_s)):
+            where = self._connection.broker
+            raise NotAnswered(f"no call could start within {timeout_s:g} s: is there a Kafka at {where}?")
+        try:
             if self._closed:
                 raise ClientClosed("the client is closed")
             if self._thread is not None:
                 return
-            check_topic(self._connection, self._producer, self.topics.requests)
-            reader = Reader(self._connection, self.topics.predictions, timeout_s=START_S)
+            check_topic(self._connection, self._producer, self.topics.requests, _left_s(until_s))
+            reader = Reader(self._connection, self.topics.predictions, timeout_s=_left_s(until_s))
             self._thread = threading.Thread(target=self._run, args=(reader,), name="topics-client", daemon=True)
             self._thread.start()
+        finally:
+            self._starting.release()
 
     def ask(self, request: Request, timeout_s: float) -> Future[Answer]:
         """Send and return the coming answer; it fails with `NotAnswered`, `KafkaFailed` or `ClientClosed`.
@@ -78,7 +90,7 @@ class Exchange:
         Does not wait once started. Raises ``BufferError`` where librdkafka's queue is full (try again), `InputError`
         for a request that is too large or whose id is in flight already.
         """
-        self.start()
+        self.start(timeout_s)
         assert request.request_id is not None
         request_id, now_s = request.request_id, time.monotonic()
         answer: Future[Answer] = Future()
@@ -175,3 +187,7 @@ class Exchange:
     def _forget(self, request_id: str) -> _Call | None:
         with self._lock:
             return self._calls.pop(request_id, None)
+
+
+def _left_s(until_s: float) -> float:
+    return max(0.1, until_s - time.monotonic())

@@ -20,6 +20,9 @@ __all__ = ["Inputs", "columns_of", "content_type_of", "encode", "notice_of", "ou
 Inputs = Columns | Mapping[str, Any] | np.ndarray[Any, Any] | Sequence[Any]
 """Columns by input name, or one array (or nested lists) where the model has one input; with or without rows."""
 
+# What NumPy and pyarrow let through of what is none of theirs.
+NOT_ARROWS = (pa.ArrowException, NotImplementedError, OSError, OverflowError)
+
 _SHORT = {"json": JSON, "arrow": ARROW, "raw": RAW}
 _DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
 
@@ -87,7 +90,7 @@ def outputs_of(record: Terminal, signature: Signature | None) -> dict[str, np.nd
     try:
         tensors = signature.outputs if signature else _described(value, record.content_type)
         return codec_for(record.content_type).decode_response(value, tensors)
-    except (BadRequest, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (BadRequest, ValueError, KeyError, TypeError, *NOT_ARROWS) as error:
         raise TopicsError(f"cannot read prediction {record.request_id} ({record.content_type}): {error}") from error
 
 

@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Messag
 
 from topics.client.messages import outputs_of
 from topics.connect import Connection
-from topics.errors import TopicMissing
+from topics.errors import KafkaFailed, TopicMissing, is_unreachable
 from topics.headers import headers_of
 from topics.records import Terminal
 from topics.signature import Signature
@@ -36,6 +36,7 @@ _NOT_YET = frozenset(
     }
 )
 NOT_YET_S = 0.05
+REFRESH_S = 0.5  # to look for added partitions, beside which nothing is read and no time-out told
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Reader:
         self._consumer = connection.consumer(enable_partition_eof=to_end)
         self._partitions: set[int] = set()
         try:
-            found = self._found()
+            found = self._found(timeout_s)
             if not found:
                 raise TopicMissing(
                     f"topic {topic} does not exist at {connection.broker}: apply the model's topics first"
@@ -125,8 +126,16 @@ class Reader:
                     open_ends.pop(partition, None)
 
     def refresh(self) -> bool:
-        """Read partitions added since, from their beginning; says whether there were any."""
-        added = self._found() - self._partitions
+        """Read partitions added since, from their beginning; says whether there were any.
+
+        There are none for now where no broker answers within `REFRESH_S`: who reads goes on, and looks again.
+        """
+        try:
+            added = self._found(REFRESH_S) - self._partitions
+        except KafkaFailed as error:
+            if isinstance(error.__cause__, KafkaException) and is_unreachable(error.__cause__):
+                return False
+            raise
         if added:
             self._assign(dict.fromkeys(added, OFFSET_BEGINNING))
         return bool(added)
@@ -141,10 +150,10 @@ class Reader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _found(self) -> set[int]:
+    def _found(self, timeout_s: float) -> set[int]:
         try:
             # A consumer's metadata request does not create the topic.
-            topic = self._consumer.list_topics(self.topic, timeout=self._timeout_s).topics[self.topic]
+            topic = self._consumer.list_topics(self.topic, timeout=timeout_s).topics[self.topic]
         except KafkaException as error:
             raise self._connection.failed(f"cannot look at {self.topic}", error, self._consumer) from error
         if topic.error is not None and topic.error.code() not in _GIVEN_UP - {KafkaError.TOPIC_AUTHORIZATION_FAILED}:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import isfinite
 from typing import TypedDict, Unpack
 
 from topics.client.messages import Inputs, columns_of, content_type_of, encode
 from topics.errors import InputError
+from topics.limits import RequestLimits
 from topics.records import ARROW, JSON, Request, new_request_id
 from topics.signature import Signature
 
 __all__ = ["Maker", "Options"]
+
+ID_BYTES_MAX = RequestLimits().header_chars_max
 
 
 class Options(TypedDict, total=False):
@@ -47,7 +51,11 @@ class Maker:
         if priority is not None and not 0 <= priority <= 9:
             raise InputError(f"priority {priority}: 0 to 9, 9 most urgent")
         kind = content_type_of(options.get("content_type") or self._content_type)
+        if within_ms is not None and not isfinite(within_ms):
+            raise InputError(f"a deadline in {within_ms} ms: give a number, or none")
         request_id = options.get("request_id") or self._new_id()
+        if len(request_id.encode()) > ID_BYTES_MAX:  # its notice could not name it, and the call would wait in vain
+            raise InputError(f"a request id of {len(request_id.encode())} bytes, over {ID_BYTES_MAX}")
         return Request(
             encode(columns_of(inputs, self._tensors), kind, self._tensors, request_id),
             key.encode() if isinstance(key, str) else key,

@@ -121,10 +121,10 @@ def queue(connection: Connection, producer: Producer, topic: str, message: Outgo
         raise connection.failed("message not sent", error) from error
 
 
-def check_topic(connection: Connection, producer: Producer, topic: str) -> None:
+def check_topic(connection: Connection, producer: Producer, topic: str, timeout_s: float = LOOK_S) -> None:
     """Raise `TopicMissing` unless ``topic`` is there: producing blindly might create it, or wait for minutes."""
     try:
-        there = topic in producer.list_topics(timeout=LOOK_S).topics
+        there = topic in producer.list_topics(timeout=timeout_s).topics
     except KafkaException as error:
         raise connection.failed(f"cannot look at {topic}", error, producer) from error
     if not there:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.admit import Duplicates, HeaderColumns, RequestHeaders
 from pipeline.commit import Ledger
 from pipeline.intake import Chunk
-from tests.unit.intake.messages import TOPIC, chunk_of, message
+from tests.unit.intake.messages import POLLED_MS, TOPIC, chunk_of, message
 from topics.codecs import codec_for
 from topics.records import JSON, RAW
 
@@ -215,3 +215,15 @@ def test_bound_and_window_hold_whatever_comes(data: st.DataObject) -> None:
                 kept = [each for each in kept if each[0] != name][-requests_max + 1 :] if requests_max > 1 else []
                 kept.append((name, partition, epoch, case.clock.ns))
         assert len(case.duplicates) <= requests_max
+
+
+def test_a_timestamp_ahead_of_our_clock_makes_no_deadline_later() -> None:
+    """The window takes it for the moment of the poll: the first would expire, and who came later not be answered."""
+    case = Case()
+    epoch = case.ledger.epoch((TOPIC, 0)) or 0
+    for offset, timestamp_ms in enumerate((POLLED_MS + 3_600_000, POLLED_MS)):
+        ahead = message(offset, b"v", timestamp_ms=timestamp_ms)
+        chunk = chunk_of([ahead], epoch=epoch, finish=case.ledger.finish)
+        case.ledger.track(chunk)
+        asked = said_of(said(deadline_ms=POLLED_MS + 70) if offset else said())
+        assert case.duplicates.find(chunk, [0], asked, slo_ms=50.0) == []

@@ -140,3 +140,10 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(path, np.array([object()], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="Python objects"):
         _read(path, Form((X,)))
+
+
+@pytest.mark.parametrize(("datatype", "value"), [("INT8", 300), ("UINT64", -1)])
+def test_a_number_that_its_type_cannot_hold_is_told_with_its_line(tmp_path: Path, datatype: str, value: int) -> None:
+    line = {"inputs": [{"name": "x", "shape": [1], "datatype": datatype, "data": [value]}]}
+    with pytest.raises(InputError, match=r"line 2: .*out of bounds"):
+        _read(_lines(tmp_path, FULL, line), Form(None, ARROW))

@@ -34,8 +34,10 @@ def test_a_message_without_a_timestamp_has_that_of_the_poll() -> None:
     assert chunk.timestamps_ms().tolist() == [1, POLLED_MS, POLLED_MS]
 
 
-def test_its_size_is_that_of_the_values() -> None:
-    assert chunk_of([message(0, b"abc", key=b"long key"), message(1, None), message(2, b"d")]).size_bytes == 4
+def test_its_size_is_that_of_all_it_keeps() -> None:
+    alike = [message(0, b"abc", key=b"key", headers=[("a", b"12")]), message(1, None, headers=[("a", b"3")])]
+    assert chunk_of(alike).size_bytes == 9
+    assert chunk_of([*alike, message(2, b"d"), message(3, headers=[("a", None), ("b", b"4")])]).size_bytes == 11
 
 
 def test_finishing_tells_which_requests_and_of_which_chunk() -> None:

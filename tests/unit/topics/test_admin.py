@@ -77,6 +77,7 @@ def test_asked_partitions_and_copies_are_compared() -> None:
         (TOPICS.predictions, {"configs": {**CONFIGS, "cleanup.policy": "compact,delete"}}, "cleanup.policy"),
         (TOPICS.dead_letters, {"configs": CONFIGS}, "max.message.bytes"),
         (TOPICS.predictions, {"configs": {**CONFIGS, "min.insync.replicas": "2"}}, "min.insync.replicas"),
+        (TOPICS.requests, {"configs": {**CONFIGS, "compression.type": "producer"}}, "compression.type"),
         (TOPICS.requests, {"leaderless": 1}, "partitions without a leader"),
         (TOPICS.dead_letters, {"replication": 2}, "replication"),
     ],

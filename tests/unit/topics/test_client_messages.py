@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 import pytest
 
 from topics.client.messages import columns_of, content_type_of, encode, notice_of, outputs_of, tensors_of
@@ -155,3 +156,39 @@ def test_requests_are_arrow_with_a_signature_and_json_without() -> None:
 def test_a_priority_outside_0_to_9_is_refused(priority: int) -> None:
     with pytest.raises(InputError, match="priority"):
         Maker(SIGNATURE).request(ROW, priority=priority)
+
+
+@pytest.mark.parametrize(
+    "column", [pa.array([{"a": 1}]), pa.array(["a"]).dictionary_encode()], ids=["struct", "dictionary"]
+)
+def test_a_prediction_of_types_that_numpy_has_not_is_one_clear_error(column: Any) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"p": column})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(TopicsError, match="cannot read prediction"):
+        outputs_of(_record(ARROW, sink.getvalue().to_pybytes()), None)
+
+
+def test_a_prediction_that_is_no_arrow_is_one_clear_error() -> None:
+    value = bytearray(_prediction(ARROW).value or b"")
+    value[3] = 0x80  # of the mark that a message begins
+    with pytest.raises(TopicsError, match="cannot read prediction"):
+        outputs_of(_record(ARROW, bytes(value)), None)
+    value[7] = 0xE7  # its length, negative
+    value[3] = 0xFF
+    with pytest.raises(TopicsError, match="cannot read prediction"):
+        outputs_of(_record(ARROW, bytes(value)), None)
+
+
+def test_a_request_id_that_no_notice_could_name_is_refused() -> None:
+    maker = Maker(SIGNATURE)
+    assert maker.request(ROW, request_id="é" * 2048).request_id
+    with pytest.raises(InputError, match="request id of 4098 bytes"):
+        maker.request(ROW, request_id="é" * 2049)
+
+
+@pytest.mark.parametrize("within_ms", [float("inf"), float("nan")])
+def test_a_deadline_that_is_no_number_is_refused(within_ms: float) -> None:
+    with pytest.raises(InputError, match="a deadline in"):
+        Maker(SIGNATURE).request(ROW, deadline_in_ms=within_ms)

@@ -72,3 +72,15 @@ def test_a_lost_permission_ends_the_reading_with_its_name() -> None:
     message[0].error = lambda: KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with Reader(connection, "t") as reader, pytest.raises(KafkaFailed, match="cannot read t"):
         reader.read(0.1)
+
+
+def test_while_no_broker_answers_no_partition_was_added_and_the_reading_goes_on() -> None:
+    connection = _Connection()
+    connection.made.get_watermark_offsets.return_value = (0, 0)
+    with Reader(connection, "t") as reader:
+        connection.made.list_topics.side_effect = _error(KafkaError._TRANSPORT)
+        assert not reader.refresh()
+        assert connection.made.list_topics.call_args.kwargs["timeout"] <= 1, "no time-out is told meanwhile"
+        connection.made.list_topics.side_effect = _error(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+        with pytest.raises(KafkaFailed, match="cannot look at t"):
+            reader.refresh()
