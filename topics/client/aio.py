@@ -89,6 +89,9 @@ class AsyncClient:
                 if stream.due:
                     stream.serve()
                     await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            timeout_s = 0.0  # who cancels does not wait
+            raise
         finally:  # what was sent before ``requests`` raised is still delivered
             until_s = time.monotonic() + timeout_s
             while stream.waiting and time.monotonic() < until_s:

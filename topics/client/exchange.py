@@ -69,7 +69,7 @@ class Exchange:
         if self.started and not self._closed:
             return
         until_s = time.monotonic() + max(START_LEAST_S, min(timeout_s, START_S))
-        if not self._starting.acquire(timeout=max(START_LEAST_S, timeout_s)):
+        if not self._starting.acquire(timeout=min(max(START_LEAST_S, timeout_s), threading.TIMEOUT_MAX)):
             where = self._connection.broker
             raise NotAnswered(f"no call could start within {timeout_s:g} s: is there a Kafka at {where}?")
         try:

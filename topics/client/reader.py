@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from topics.client.messages import outputs_of
 from topics.connect import Connection
@@ -83,7 +83,7 @@ class Reader:
         self._consumer = connection.consumer(enable_partition_eof=to_end)
         self._partitions: set[int] = set()
         try:
-            found = self._found(timeout_s)
+            found = self._found(timeout_s, self._consumer)
             if not found:
                 raise TopicMissing(
                     f"topic {topic} does not exist at {connection.broker}: apply the model's topics first"
@@ -150,12 +150,13 @@ class Reader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _found(self, timeout_s: float) -> set[int]:
+    def _found(self, timeout_s: float, asked: Consumer | None = None) -> set[int]:
+        # Who reads must not ask the consumer what it has to say: its poll would take a message.
         try:
             # A consumer's metadata request does not create the topic.
             topic = self._consumer.list_topics(self.topic, timeout=timeout_s).topics[self.topic]
         except KafkaException as error:
-            raise self._connection.failed(f"cannot look at {self.topic}", error, self._consumer) from error
+            raise self._connection.failed(f"cannot look at {self.topic}", error, asked) from error
         if topic.error is not None and topic.error.code() not in _GIVEN_UP - {KafkaError.TOPIC_AUTHORIZATION_FAILED}:
             raise self._connection.failed(f"cannot look at {self.topic}", topic.error)
         return set(topic.partitions)

@@ -81,6 +81,7 @@ def test_while_no_broker_answers_no_partition_was_added_and_the_reading_goes_on(
         connection.made.list_topics.side_effect = _error(KafkaError._TRANSPORT)
         assert not reader.refresh()
         assert connection.made.list_topics.call_args.kwargs["timeout"] <= 1, "no time-out is told meanwhile"
+        connection.made.poll.assert_not_called()  # which would take a message from who reads
         connection.made.list_topics.side_effect = _error(KafkaError.TOPIC_AUTHORIZATION_FAILED)
         with pytest.raises(KafkaFailed, match="cannot look at t"):
             reader.refresh()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -44,3 +45,27 @@ def test_async_calls_end_within_their_time_out_together(silent: str) -> None:
         return time.monotonic() - begun_s
 
     assert asyncio.run(main()) < 5
+
+
+def test_a_call_may_wait_for_ever(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topics.client.exchange.START_S", 0.1)
+    with Client(silent, "m") as client, pytest.raises(TopicsError, match=silent):
+        client.predict(ROW, timeout_s=math.inf)
+
+
+def test_who_cancels_a_stream_does_not_wait_for_its_delivery(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("topics.client.stream.check_topic", lambda *_: None)
+
+    async def requests() -> AsyncIterator[dict[str, list[list[float]]]]:
+        while True:
+            yield ROW
+            await asyncio.sleep(0.01)
+
+    async def main() -> float:
+        begun_s = time.monotonic()
+        async with AsyncClient(silent, "m") as client:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.produce(requests(), timeout_s=60), 0.5)
+            return time.monotonic() - begun_s
+
+    assert asyncio.run(main()) < 30
