@@ -26,7 +26,8 @@ pytestmark = pytest.mark.parametrize("guarantee", ["at-least-once", "exactly-onc
 
 def send(broker: str, topics: Topics, requests: Iterable[tuple[str, int, int]]) -> int:
     """Requests as (id, which row, partition), each acknowledged by the broker."""
-    producer, count = Producer({"bootstrap.servers": broker, "enable.idempotence": True, "linger.ms": 5}), 0
+    settings = {"enable.idempotence": True, "linger.ms": 5, "queue.buffering.max.messages": 1_000_000}
+    producer, count = Producer({"bootstrap.servers": broker, **settings}), 0
     for name, row, partition in requests:
         headers: list[tuple[str, str | bytes | None]] = [("content-type", RAW), ("request-id", name)]
         producer.produce(topics.requests, ROWS[row % 1000].tobytes(), partition=partition, headers=headers)
@@ -95,7 +96,7 @@ def test_kill_9_three_times_loses_none_of_those_sent_three_times(
 ) -> None:
     """What one worker has passed over another may have to answer: each id is, whatever was remembered."""
     models, topics, group = model
-    count = 30_000  # some thousands are answered before each kill
+    count = 100_000  # on a fast machine 15,000 are answered before each kill
     options = ["--guarantee", guarantee, "--answer-once-within", "3600", "--instance-id", "only"]
     sent = send(broker.bootstrap, topics, thrice(count))
     for _ in range(3):
