@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import faust
-import pytest
 
 import pipeline.serve
 from pipeline.app import create_app, flow_of
@@ -25,7 +24,15 @@ from tests.unit.publish.bench import WAIT_S, FakeProducer
 from topics.records import RAW
 
 
-def test_a_worker_whose_device_is_lost_while_it_drains_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_whose_device_is_lost_while_it_drains_has_failed() -> None:
+    """In a process of its own, which is told to stop."""
+    code = "import sys; from tests.unit.app.test_serve import lose_while_draining; sys.exit(lose_while_draining())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "{}"), done.stderr
+
+
+def lose_while_draining() -> int:
+    """The worker's exit code; prints what it has committed."""
     broker, backend, draining = MemoryBroker(1), Hanging("run"), threading.Event()
     backend.raises = DeviceLostError("gone")
     backend.go_on.set()  # it is run once to see how long it takes
@@ -36,7 +43,7 @@ def test_a_worker_whose_device_is_lost_while_it_drains_has_failed(monkeypatch: p
         )
         flow, intake = flow_of(app)
         flow._backends.append(backend)
-        monkeypatch.setattr(intake, "_let_go", _telling(intake._let_go, draining))
+        intake._let_go = _telling(intake._let_go, draining)  # type: ignore[method-assign]
         return app
 
     def lose() -> None:
@@ -53,10 +60,10 @@ def test_a_worker_whose_device_is_lost_while_it_drains_has_failed(monkeypatch: p
         broker.produce(model_of().topics.requests, 0, bytes(8), None, [("content-type", RAW.encode())])
         threading.Thread(target=lose, daemon=True).start()
 
-    monkeypatch.setattr(pipeline.serve, "create_app", made)
-    monkeypatch.setattr(pipeline.serve, "_quiet_gc", lambda: None)
-    assert pipeline.serve.run_worker([model_of()], Settings("broker"), ready=ready) == 1
-    assert broker.committed == {}
+    pipeline.serve.create_app = made  # type: ignore[attr-defined]
+    code = pipeline.serve.run_worker([model_of()], Settings("broker"), ready=ready)
+    sys.stdout.write(str(broker.committed))
+    return code
 
 
 def _telling(call: Any, told: threading.Event) -> Any:
