@@ -92,9 +92,13 @@ def is_refusal(error: KafkaError) -> bool:
     return error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL) or "SSL alert number" in error.str()
 
 
+def _error_of(cause: KafkaException | KafkaError) -> object:
+    return cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
+
+
 def is_unreachable(cause: KafkaException | KafkaError) -> bool:
     """Whether no broker answered."""
-    error = cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
+    error = _error_of(cause)
     return isinstance(error, KafkaError) and error.code() in _UNREACHABLE
 
 
@@ -102,7 +106,7 @@ def kafka_failed(
     what: str, broker: str, cause: KafkaException | KafkaError, last: KafkaError | None = None
 ) -> KafkaFailed:
     """``what`` failed at ``broker``; ``last`` is what librdkafka said last (a refused login, say)."""
-    error = cause.args[0] if isinstance(cause, KafkaException) and cause.args else cause
+    error = _error_of(cause)
     if is_unreachable(cause):
         if last is not None and is_refusal(last):
             return KafkaFailed(f"{what}: the connection to Kafka at {broker} is refused: {last.str()}")

@@ -67,7 +67,7 @@ def consume(
     topic = names.dead_letters if dead_letters else names.predictions
     printed = 0
     with Reader(Connection(broker_of(broker), kafka_of(kafka, kafka_config)), topic, start.value) as reader:
-        heard_s = looked_s = time.monotonic()
+        heard_s = time.monotonic()
         while (count is None or printed < count) and (timeout is None or time.monotonic() - heard_s < timeout):
             left = 1000 if count is None else min(1000, count - printed)
             for message in reader.read(READ_S, left):
@@ -75,9 +75,7 @@ def consume(
                 printed += 1
                 heard_s = time.monotonic()
             sys.stdout.flush()
-            if time.monotonic() - looked_s > 1:  # partitions may have been added
-                reader.refresh()
-                looked_s = time.monotonic()
+            reader.look()
     if count is not None and printed < count:
         raise SluiceError(f"{printed} of {count} records came; none for {timeout:g} s")
 

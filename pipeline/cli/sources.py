@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ import orjson
 import pyarrow as pa
 from numpy.lib.format import open_memmap
 
+from pipeline.core.arrays import read_arrays
 from topics.client.messages import columns_of, encode
 from topics.client.stream import Outgoing
 from topics.codecs import codec_for
@@ -29,7 +28,6 @@ __all__ = ["Form", "read_requests"]
 
 _DTYPES = {datatype: name for name, datatype in DATATYPES.items()}
 _LIMITS = RequestLimits()
-NOT_NUMPYS = (EOFError, zipfile.BadZipFile, zlib.error)  # what NumPy lets through of a file that is none of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def read_requests(source: str, form: Form) -> Iterator[Outgoing]:
                 yield from _json_lines(lines, form)
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}") from error
-    except (pa.ArrowException, ValueError, *NOT_NUMPYS) as error:
+    except (pa.ArrowException, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}: {error}") from error
@@ -136,12 +134,9 @@ def _numpy(path: Path, form: Form) -> Iterator[Outgoing]:
     if path.suffix.lower() == ".npy":
         if form.tensors is None or len(form.tensors) != 1:
             raise InputError(f"{path}: one array for a model of several or unknown inputs; use .npz")
-        arrays = {form.tensors[0].name: open_memmap(path, mode="r")}
+        arrays: Columns = {form.tensors[0].name: open_memmap(path, mode="r")}
     else:
-        with path.open("rb") as file, zipfile.ZipFile(file):  # of another kind of file np.load makes something else
-            file.seek(0)
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+        arrays = read_arrays(path)
     if any(not array.ndim for array in arrays.values()) or len({len(a) for a in arrays.values()}) != 1:
         raise InputError(f"{path}: arrays need the same number of rows")
     content_type = form.content_type or ARROW

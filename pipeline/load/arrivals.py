@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
 __all__ = ["Arrivals", "Schedule", "burst", "constant", "mean_rate", "poisson", "read_trace", "replayed", "schedule"]
 
@@ -69,11 +70,11 @@ def read_trace(path: Path) -> Schedule:
     """
     try:
         if path.suffix == ".npy":
-            at_s = np.asarray(np.load(path, allow_pickle=False), np.float64)
+            at_s = np.asarray(open_memmap(path, mode="r"), np.float64)
         else:
             lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
             at_s = np.array([line["at_s"] if isinstance(line, dict) else line for line in lines], np.float64)
-    except (ValueError, TypeError, KeyError, EOFError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} is no trace of arrival times in seconds: {error}") from error
     if (
         at_s.ndim != 1

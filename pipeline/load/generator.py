@@ -183,9 +183,8 @@ def linger_ms(load: Load, due: Schedule) -> float:
             return float(load.kafka[name])
     if load.linger_ms is not None:
         return load.linger_ms
-    if due[0] == due[-1]:  # one alone, or all at once
-        return 0.0
-    return 0.0 if mean_rate(due) <= AT_ONCE_PER_S else LINGER_MS
+    alone = due[0] == due[-1]  # or all at once
+    return 0.0 if alone or mean_rate(due) <= AT_ONCE_PER_S else LINGER_MS
 
 
 def generate(load: Load, due: Schedule) -> Sent:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.arrays import read_arrays
 from pipeline.core.errors import BackendError, ConfigError, ModelError
 from pipeline.models import converters, onnx, program
 from pipeline.models.formats import check_kind
@@ -28,8 +28,6 @@ Columns = Mapping[str, np.ndarray[Any, Any]]
 ROWS = 32  # compared; enough for several batch sizes, and a second's work for an image classifier
 CONVERT_S_MAX = 900  # TensorFlow takes half a minute to start on a busy machine, and a large graph minutes to convert
 SEED = 20261125
-# What numpy raises of a file that is no .npz of arrays, or one that is damaged.
-_UNREADABLE = (OSError, ValueError, LookupError, EOFError, TypeError, AttributeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +47,13 @@ class Rows:
             except (ValueError, OverflowError) as error:
                 raise ConfigError(f"no rows between {self.low:g} and {self.high:g}: {error}") from error
         try:
-            with self.file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                columns = {t.name: arrays[t.name][:ROWS] for t in signature.inputs}
+            arrays = read_arrays(self.file)
+            columns = {t.name: arrays[t.name][:ROWS] for t in signature.inputs}
             for tensor in signature.inputs:
                 if columns[tensor.name].shape[1:] != tensor.shape or not len(columns[tensor.name]):
                     raise ModelError(f"{self.file}: {tensor} has rows of {columns[tensor.name].shape[1:]}, or none")
             return {tensor.name: columns[tensor.name].astype(tensor.dtype) for tensor in signature.inputs}
-        except _UNREADABLE as error:
+        except (OSError, ValueError, LookupError) as error:
             raise ModelError(f"{self.file}: not rows of {', '.join(map(str, signature.inputs))}: {error}") from error
 
     def _random(self, rng: np.random.Generator, tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -239,7 +237,7 @@ def _compare(path: Path, columns: Columns, expected: Callable[[], Columns], abso
     import onnxruntime
 
     data = path.read_bytes()
-    external = {name: (path.parent / name).read_bytes() for name in onnx.external_files(path, data)}
+    external = read_external(path, data)
     session = onnx.open_session(path, data, external, onnxruntime.SessionOptions())
     parts = (slice(1), slice(1, None))[: _count(columns)]
     pieces = [_answers(session, {n: v[part] for n, v in columns.items()}) for part in parts]

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from typing import Any, Self, Unpack
 
-from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, REFRESH_EVERY_S, Outputs, read_answers
+from topics.client.client import CLOSE_S, IN_FLIGHT_MAX, Outputs, read_answers
 from topics.client.exchange import Exchange
 from topics.client.messages import Inputs
 from topics.client.reader import Answer, Reader, Start
@@ -126,13 +126,10 @@ async def _each(items: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]
 
 async def _answers(reader: Reader, signature: Signature | None, idle_s: float | None) -> AsyncIterator[Answer]:
     try:
-        last_s = looked_s = time.monotonic()
+        last_s = time.monotonic()
         while idle_s is None or time.monotonic() - last_s < idle_s:
             for answer in await asyncio.to_thread(read_answers, reader, signature, 0.1):
                 yield answer
                 last_s = time.monotonic()
-            if time.monotonic() - looked_s > REFRESH_EVERY_S:
-                await asyncio.to_thread(reader.refresh)
-                looked_s = time.monotonic()
     finally:
         await asyncio.to_thread(reader.close)

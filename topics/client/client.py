@@ -28,7 +28,6 @@ Outputs = dict[str, np.ndarray[Any, Any]]
 
 IN_FLIGHT_MAX = 1024  # calls without an answer: about what a worker gathers in two or three batches
 CLOSE_S = 10.0
-REFRESH_EVERY_S = 1.0  # a stream of answers looks for partitions added since
 _logger = logging.getLogger("topics.client")
 
 
@@ -123,6 +122,7 @@ class Client:
 
 def read_answers(reader: Reader, signature: Signature | None, wait_s: float) -> list[Answer]:
     """What is there, after waiting up to ``wait_s``; other people's records are logged and left out."""
+    reader.look()
     answers = []
     for message in reader.read(wait_s):
         try:
@@ -135,11 +135,8 @@ def read_answers(reader: Reader, signature: Signature | None, wait_s: float) -> 
 
 def _answers(reader: Reader, signature: Signature | None, idle_s: float | None) -> Iterator[Answer]:
     with reader:
-        last_s = looked_s = time.monotonic()
+        last_s = time.monotonic()
         while idle_s is None or time.monotonic() - last_s < idle_s:
             for answer in read_answers(reader, signature, 0.1):
                 yield answer
                 last_s = time.monotonic()
-            if time.monotonic() - looked_s > REFRESH_EVERY_S:
-                reader.refresh()
-                looked_s = time.monotonic()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 
 from topics.client.messages import outputs_of
 from topics.connect import Connection
-from topics.errors import KafkaFailed, TopicMissing, is_unreachable
+from topics.errors import TopicMissing, is_unreachable
 from topics.headers import headers_of
 from topics.records import Terminal
 from topics.signature import Signature
@@ -36,6 +36,7 @@ _NOT_YET = frozenset(
     }
 )
 NOT_YET_S = 0.05
+REFRESH_EVERY_S = 1.0
 REFRESH_S = 0.5  # to look for added partitions, beside which nothing is read and no time-out told
 
 
@@ -82,8 +83,12 @@ class Reader:
         self._timeout_s = timeout_s
         self._consumer = connection.consumer(enable_partition_eof=to_end)
         self._partitions: set[int] = set()
+        self._looked_s = time.monotonic()
         try:
-            found = self._found(timeout_s, self._consumer)
+            try:
+                found = self._found(timeout_s)
+            except KafkaException as error:
+                raise connection.failed(f"cannot look at {topic}", error, self._consumer) from error
             if not found:
                 raise TopicMissing(
                     f"topic {topic} does not exist at {connection.broker}: apply the model's topics first"
@@ -125,6 +130,12 @@ class Reader:
                 if mark.code() == KafkaError._PARTITION_EOF if mark else end is not None and offset + 1 >= end:
                     open_ends.pop(partition, None)
 
+    def look(self) -> None:
+        """`refresh`, at most once in `REFRESH_EVERY_S`: for who reads on and on."""
+        if time.monotonic() - self._looked_s > REFRESH_EVERY_S:
+            self.refresh()
+            self._looked_s = time.monotonic()
+
     def refresh(self) -> bool:
         """Read partitions added since, from their beginning; says whether there were any.
 
@@ -132,10 +143,11 @@ class Reader:
         """
         try:
             added = self._found(REFRESH_S) - self._partitions
-        except KafkaFailed as error:
-            if isinstance(error.__cause__, KafkaException) and is_unreachable(error.__cause__):
+        except KafkaException as error:
+            if is_unreachable(error):
                 return False
-            raise
+            # The consumer is not asked what it has to say of it: its poll would take a message.
+            raise self._connection.failed(f"cannot look at {self.topic}", error) from error
         if added:
             self._assign(dict.fromkeys(added, OFFSET_BEGINNING))
         return bool(added)
@@ -150,13 +162,9 @@ class Reader:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _found(self, timeout_s: float, asked: Consumer | None = None) -> set[int]:
-        # Who reads must not ask the consumer what it has to say: its poll would take a message.
-        try:
-            # A consumer's metadata request does not create the topic.
-            topic = self._consumer.list_topics(self.topic, timeout=timeout_s).topics[self.topic]
-        except KafkaException as error:
-            raise self._connection.failed(f"cannot look at {self.topic}", error, asked) from error
+    def _found(self, timeout_s: float) -> set[int]:
+        # A consumer's metadata request does not create the topic.
+        topic = self._consumer.list_topics(self.topic, timeout=timeout_s).topics[self.topic]
         if topic.error is not None and topic.error.code() not in _GIVEN_UP - {KafkaError.TOPIC_AUTHORIZATION_FAILED}:
             raise self._connection.failed(f"cannot look at {self.topic}", topic.error)
         return set(topic.partitions)

@@ -54,8 +54,8 @@ class Maker:
         if within_ms is not None and not isfinite(within_ms):
             raise InputError(f"a deadline in {within_ms} ms: give a number, or none")
         request_id = options.get("request_id") or self._new_id()
-        if len(request_id.encode()) > ID_BYTES_MAX:  # its notice could not name it, and the call would wait in vain
-            raise InputError(f"a request id of {len(request_id.encode())} bytes, over {ID_BYTES_MAX}")
+        if (size := len(request_id.encode())) > ID_BYTES_MAX:  # its notice could not name it: the call waits in vain
+            raise InputError(f"a request id of {size} bytes, over {ID_BYTES_MAX}")
         return Request(
             encode(columns_of(inputs, self._tensors), kind, self._tensors, request_id),
             key.encode() if isinstance(key, str) else key,

@@ -212,7 +212,8 @@ class Bench:
 
     def poll(self, *messages: Message) -> Chunk:
         """Requests come in."""
-        chunk = chunk_of(messages, epoch=self.ledger.epoch(KEY) or 0, finish=self.ledger.finish)
+        key = (TOPIC, messages[0].partition() or 0)
+        chunk = chunk_of(messages, epoch=self.ledger.epoch(key) or 0, finish=self.ledger.finish)
         self.ledger.track(chunk)
         self.observer.received(self.model.name, len(chunk))
         return chunk

@@ -6,25 +6,16 @@ import threading
 from functools import partial
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.core.errors import DeviceLostError
-from pipeline.intake import Chunk
-from tests.unit.intake.messages import TOPIC, chunk_of
-from tests.unit.publish.bench import KEY, WAIT_S, Bench, flow
+from tests.unit.intake.messages import TOPIC
+from tests.unit.publish.bench import KEY, WAIT_S, flow
 from tests.unit.publish.test_predictions import release, request
 from topics.codes import BadRequest, Code
 
 OTHER = (TOPIC, 1)
 ABORT = KafkaError(KafkaError.ILLEGAL_GENERATION, "rebalanced", txn_requires_abort=True)
-
-
-def of_other(bench: Bench, *messages: Message) -> Chunk:
-    """Requests of another partition come in."""
-    chunk = chunk_of(messages, epoch=bench.ledger.epoch(OTHER) or 0, finish=bench.ledger.finish)
-    bench.ledger.track(chunk)
-    bench.observer.received(bench.model.name, len(chunk))
-    return chunk
 
 
 def test_what_is_acknowledged_after_the_assignment_was_lost_is_not_timed() -> None:
@@ -48,7 +39,7 @@ def test_a_batch_whose_one_partition_is_lost_before_the_commit_still_tells_of_th
         bench.ledger.assign([OTHER])
         committed = bench.transact()
         (ours,) = bench.admit(request(0))
-        (theirs,) = bench._admit(of_other(bench, request(0, partition=1)))
+        (theirs,) = bench.admit(request(0, partition=1))
 
         def lose(*arguments: object) -> None:
             if bench.ledger.epoch(OTHER) is not None:
@@ -73,7 +64,7 @@ def test_outcomes_that_are_held_are_let_go_with_their_assignment() -> None:
         bench.publisher.reject(bench.model, "admit", chunk, [(1, BadRequest(Code.MALFORMED, "held behind 0"))])
         bench.settle()
         release(bench)
-        bench.publisher.pass_over(bench.model, of_other(bench, request(0, partition=1)), [0])
+        bench.publisher.pass_over(bench.model, bench.poll(request(0, partition=1)), [0])
         bench.settle()
         transactions = bench.publisher.transactions
         assert transactions is not None and not any(transactions._held.values())
@@ -106,7 +97,7 @@ def test_a_partition_that_was_drained_and_given_away_is_not_timed_by_what_its_ne
     with flow() as bench:
         bench.ledger.assign([OTHER])
         (ours,) = bench.admit(request(0))
-        (theirs,) = bench._admit(of_other(bench, request(0, partition=1)))
+        (theirs,) = bench.admit(request(0, partition=1))
         bench.publish(bench.batch(ours, theirs))
         first, second = bench.producer.wait_for(2)
         bench.producer.report(first)
