@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -11,15 +12,15 @@ import numpy as np
 
 from pipeline.admit.duplicates import Duplicates
 from pipeline.admit.headers import HeaderColumns, HeaderReader, RequestHeaders
+from pipeline.admit.scattered import Scattered
 from pipeline.admit.sequences import by_length
 from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk, RawColumns
 from pipeline.models import Model
-from topics.codecs import Codec
+from topics.codecs import Codec, Decoded
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
-from topics.signature import Columns
 
 __all__ = ["Admission", "Admitted", "Reject"]
 
@@ -29,9 +30,9 @@ Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
 PassOver = Callable[[Chunk, Sequence[int]], None]
 """Takes a chunk and its duplicates (indices in the chunk)."""
 
-# Requests from this size on, on average, are decoded alone: views of their bytes. To lie in one column they would be
-# copied twice, into memory that is new each time: of 1 MB each it took as long as bringing them in from Kafka.
-ALONE_BYTES = 64 * 1024
+# Requests from this size on, on average, stay where they are, `Scattered`. To lie in one column they would be copied
+# twice, into memory that is new each time: of 1 MB each it took as long as bringing them in from Kafka.
+SCATTERED_BYTES = 64 * 1024
 
 NO_DEADLINE_MS = np.iinfo(np.int64).max
 
@@ -40,11 +41,11 @@ NO_DEADLINE_MS = np.iinfo(np.int64).max
 class Admitted:
     """Requests of one chunk and one content type, trusted from here on.
 
-    Request ``i`` is message ``indices[i]`` of the chunk; its rows are ``columns[name][row_start[i]:row_start[i+1]]``.
+    Request ``i`` is message ``indices[i]`` of the chunk; its rows are ``row_start[i]:row_start[i+1]`` of each column.
     """
 
     chunk: Chunk
-    columns: Columns
+    columns: Mapping[str, np.ndarray[Any, Any] | Scattered]
     row_start: IntArray  # (requests + 1,)
     decoded_ns: int
     indices: Sequence[int]
@@ -62,6 +63,14 @@ class Admitted:
     @property
     def codec(self) -> Codec:
         return self.headers.common.codec
+
+    def write(self, name: str, first: int, into: np.ndarray[Any, Any]) -> None:
+        """Copy as many rows of a column as ``into`` has, from row ``first`` on."""
+        column = self.columns[name]
+        if isinstance(column, Scattered):
+            column.write(first, into)
+        else:
+            into[:] = column[first : first + len(into)]
 
 
 class Admission:
@@ -95,7 +104,7 @@ class Admission:
         self._sequences = (model.manifest.sequences, model.manifest.lengths)
 
     def __call__(self, chunk: Chunk) -> list[Admitted]:
-        """The chunk's good requests: one `Admitted` per content type and length of sequences, or per large request."""
+        """The chunk's good requests: one `Admitted` per content type and length of sequences."""
         bad: list[tuple[int, BadRequest]] = []
         admitted = [
             each
@@ -169,20 +178,7 @@ class Admission:
         values = chunk.values()
         if len(requests.indices) < len(values):
             values = [values[index] for index in requests.indices]
-        if len(values) > 1 and sum(map(len, filter(None, values))) >= ALONE_BYTES * len(values):
-            return [
-                admitted
-                for position in range(len(values))
-                for admitted in self._decode(chunk, requests.only([position]), bad)
-            ]
-        codec = requests.headers.common.codec
-        decoded = codec.decode_requests(
-            values,
-            self._inputs,
-            self._request_limits,
-            allow_not_finite=self._allow_not_finite,
-            model=self._model,
-        )
+        decoded = self._decoded(requests.headers.common.codec, values)
         if decoded.rejected:
             bad.extend((requests.indices[position], error) for position, error in decoded.rejected)
             refused = {position for position, _ in decoded.rejected}
@@ -195,6 +191,33 @@ class Admission:
         row_start = np.zeros(len(requests.indices) + 1, np.int64)
         decoded.rows.cumsum(out=row_start[1:])
         return [Admitted(chunk, decoded.columns, row_start, self._clock.now_ns(), *requests)]
+
+    def _decoded(self, codec: Codec, values: Sequence[bytes | None]) -> Decoded | _Apart:
+        decode = partial(
+            codec.decode_requests,
+            inputs=self._inputs,
+            limits=self._request_limits,
+            allow_not_finite=self._allow_not_finite,
+            model=self._model,
+        )
+        # A model of sequences takes them apart by their lengths anyway.
+        if self._sequences[0] or sum(map(len, filter(None, values))) < SCATTERED_BYTES * len(values):
+            return decode(values)
+        each = [decode([value]) for value in values]
+        good = [one for one in each if not one.rejected]
+        return _Apart(
+            {tensor.name: Scattered([one.columns[tensor.name] for one in good]) for tensor in self._inputs},
+            np.array([one.rows[0] for one in good], np.int64),
+            [(at, why) for at, one in enumerate(each) for _, why in one.rejected],
+        )
+
+
+class _Apart(NamedTuple):
+    """`Decoded` of large requests."""
+
+    columns: Mapping[str, Scattered]
+    rows: IntArray
+    rejected: Sequence[tuple[int, BadRequest]]
 
 
 class _Requests(NamedTuple):

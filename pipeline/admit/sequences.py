@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+
+from topics.signature import Columns
 
 if TYPE_CHECKING:
     from pipeline.admit.admission import Admitted
@@ -22,16 +24,16 @@ def by_length(admitted: Admitted, sequences: Sequence[str], lengths: Sequence[in
     A sequence ends with the last value that is not zero, and a request is as long as its longest row. The requests keep
     their order among those of one length.
     """
-    columns, starts = admitted.columns, admitted.row_start
+    columns, starts = cast(Columns, admitted.columns), admitted.row_start  # none of them is `Scattered`
     used = np.maximum.reduceat(_used([columns[name] for name in sequences]), starts[:-1])
     places = np.searchsorted(lengths, used)
     for place in np.unique(places).tolist():
         length, these, sizes = lengths[place], places == place, np.diff(starts)
         picked = np.flatnonzero(these).tolist()
-        kept = {name: column[np.repeat(these, sizes)] for name, column in columns.items()}
+        kept = columns if these.all() else {name: column[np.repeat(these, sizes)] for name, column in columns.items()}
         yield replace(
             admitted,
-            columns=kept | {name: kept[name][:, :length] for name in sequences},
+            columns={**kept, **{name: kept[name][:, :length] for name in sequences}},
             row_start=np.concatenate([[0], np.cumsum(sizes[picked])]),
             indices=[admitted.indices[request] for request in picked],
             headers=admitted.headers.pick(picked),

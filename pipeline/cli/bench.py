@@ -41,7 +41,7 @@ Heavy = Annotated[
 ]
 ArrowRequests = Annotated[
     int | None,
-    typer.Option(help="Arrow requests of a run; 600, 1,500 of 1 MB, 1,200 with --heavy.", min=100, show_default=False),
+    typer.Option(help="Arrow requests of a run; 600, 4,000 of 1 MB, 1,200 with --heavy.", min=100, show_default=False),
 ]
 SloMs = Annotated[float, typer.Option(help="How soon each request is to be answered.", min=1)]
 RateS = Annotated[float, typer.Option(help="Counted seconds of each rate that is tried.", min=1)]
@@ -91,7 +91,7 @@ def throughput(
         field = field_of([] if arrow or arrow_bytes or heavy else peer or PEERS, peers_python, Path(place))
         with ground(broker, repeats * (1 + (len(field.commands) or 1 + arrow_bytes))) as on:
             if arrow_bytes:
-                of = _measure_bytes(on, repeats, requests or 1500)
+                of = _measure_bytes(on, repeats, requests or 4000)
             elif heavy:
                 of = _measure_rows(on, repeats, bench_model("high-tower"), requests or 1200, 1, RAW)
             elif arrow:

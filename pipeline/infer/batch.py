@@ -115,9 +115,7 @@ class Batch:
                 buffer[: self.rows] = 0
                 continue
             for part in self.parts():
-                first, rows = part.first_row, part.rows
-                column = part.admitted.columns[name][first : first + rows]
-                buffer[part.slot_row : part.slot_row + rows] = column
+                part.admitted.write(name, part.first_row, buffer[part.slot_row : part.slot_row + part.rows])
         for name, buffer in slot.outputs.items() if self.answers else ():
             np.concatenate([answer[name] for answer in self.answers], out=buffer[: self.rows])
 

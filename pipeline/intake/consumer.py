@@ -56,7 +56,7 @@ def consumer_settings(
         "fetch.queue.backoff.ms": 5,
         # A resumed partition is fetched only when the fetch that is waiting without it returns: 500 ms by default.
         "fetch.wait.max.ms": 100,
-        "queued.max.messages.kbytes": 65_536,
+        "queued.max.messages.kbytes": 32_768,
         "topic.metadata.refresh.interval.ms": 30_000,
     }
     if extra.get("group.protocol") == "consumer":

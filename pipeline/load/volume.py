@@ -26,7 +26,7 @@ class VolumeWork:
     model: Model
     broker: str
     folder: Path
-    requests: int = 1500
+    requests: int = 4000
     rows: int = 10
     partitions: int = 4
     repeats: int = 3

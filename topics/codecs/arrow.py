@@ -69,7 +69,7 @@ class ArrowCodec:
             frame = _frame(check_value(values[0], limits), frames, inputs, limits) if values else None
         except BadRequest:
             frame = None
-        if frame is not None and _alike(values, frame):
+        if frame is not None and (len(values) == 1 or _alike(values, frame)):
             arrays = _arrays(b"".join(values), len(values), frame, inputs)  # type: ignore[arg-type]
             columns = {tensor.name: array for tensor, array in zip(inputs, arrays, strict=True)}
             rows = np.full(len(values), frame.rows, np.int64)

@@ -149,13 +149,13 @@ def checked(
     faults: dict[int, BadRequest] = {}
     for name, column in columns.items():
         if column.dtype.kind == "f" and not allow_not_finite:
-            good, why = np.isfinite(column), BadRequest(Code.NOT_FINITE, f"input {shown(name)} has NaN or infinity")
+            good, code, fault = np.isfinite(column), Code.NOT_FINITE, "NaN or infinity"
         elif column.dtype.kind == "b":
-            good = column.view(np.uint8) <= 1
-            why = BadRequest(Code.WRONG_DTYPE, f"input {shown(name)} has a bool that is neither 0 nor 1")
+            good, code, fault = column.view(np.uint8) <= 1, Code.WRONG_DTYPE, "a bool that is neither 0 nor 1"
         else:
             continue
         if not good.all():
+            why = BadRequest(code, f"input {shown(name)} has {fault}")
             bad_rows = ~good.reshape(len(good), -1).all(axis=1)
             for request in np.flatnonzero(np.logical_or.reduceat(bad_rows, np.cumsum(rows) - rows)).tolist():
                 faults.setdefault(request, why)

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.admit import Admission, Admitted
-from pipeline.admit.admission import ALONE_BYTES, NO_DEADLINE_MS
+from pipeline.admit.admission import NO_DEADLINE_MS, SCATTERED_BYTES
+from pipeline.admit.scattered import Scattered
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk
-from tests.unit.infer.makers import SIGNATURE, model_of
+from tests.unit.infer.makers import SIGNATURE, column_of, model_of
 from tests.unit.intake.messages import POLLED_MS, chunk_of, message
 from topics.codecs import CONTENT_TYPES, codec_for
 from topics.codes import BadRequest, Code
@@ -58,11 +59,11 @@ def rows_by_message(admitted: Sequence[Admitted]) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for each in admitted:
         assert len(each) == len(each.indices) == len(each.row_start) - 1
-        assert each.row_start[0] == 0 and each.rows == len(each.columns["x"])
+        assert each.row_start[0] == 0 and each.rows == each.row_start[-1]
         assert len(each.headers) == len(each)
         assert each.deadlines_ms is None or len(each.deadlines_ms) == len(each)
         for request, index in enumerate(each.indices):
-            rows = each.columns["x"][each.row_start[request] : each.row_start[request + 1], 0]
+            rows = column_of(each)[each.row_start[request] : each.row_start[request + 1], 0]
             assert index not in found
             found[index] = rows.tolist()
     return found
@@ -305,21 +306,21 @@ def test_every_request_is_admitted_with_its_rows_or_rejected(
 
 @pytest.mark.parametrize("content_type", [RAW, ARROW])
 @pytest.mark.parametrize("own_headers", [False, True])
-def test_large_requests_are_views_of_their_bytes_each_on_its_own(content_type: str, own_headers: bool) -> None:
+def test_large_requests_stay_where_they_are_until_they_are_written(content_type: str, own_headers: bool) -> None:
     bench = Admitting()
-    rows = ALONE_BYTES // 8
+    rows = SCATTERED_BYTES // 8
     values = [value(*np.arange(at, at + rows, dtype=np.float32), content_type=content_type) for at in range(4)]
     values[2] = value(*[float("nan")] * rows, content_type=content_type)
     headers = [
         typed(content_type, *([("deadline-ms", b"%d" % (STAMP_MS + at))] if own_headers else [])) for at in range(4)
     ]
     chunk = chunk_of([message(at, values[at], headers=headers[at]) for at in range(4)])
-    admitted = bench.admit(chunk)
-    found = rows_by_message(admitted)
+    (admitted,) = bench.admit(chunk)
+    found, column = rows_by_message([admitted]), admitted.columns["x"]
     assert {index: rows[:2] for index, rows in found.items()} == {at: [at, at + 1] for at in (0, 1, 3)}
     assert bench.codes() == {2: Code.NOT_FINITE}
-    for each in admitted:
-        (index,) = each.indices
-        assert np.shares_memory(each.columns["x"], np.frombuffer(values[index], np.uint8))
-        assert (each.deadlines_ms is not None) == own_headers
-        assert each.deadlines_ms is None or each.deadlines_ms.tolist() == [STAMP_MS + index]
+    assert isinstance(column, Scattered) and len(column.parts) == 3
+    for index, part in zip(admitted.indices, column.parts, strict=True):
+        assert np.shares_memory(part, np.frombuffer(values[index], np.uint8))
+    own = None if admitted.deadlines_ms is None else admitted.deadlines_ms.tolist()
+    assert own == ([STAMP_MS + at for at in (0, 1, 3)] if own_headers else None)

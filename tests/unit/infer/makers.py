@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pipeline.admit import Admitted, HeaderColumns, RequestHeaders
+from pipeline.admit.scattered import Scattered
 from pipeline.core.errors import BackendError
 from pipeline.infer import Slot
 from pipeline.models import Manifest, Model
@@ -18,7 +19,7 @@ from topics.codecs import codec_for
 from topics.records import RAW
 from topics.signature import Signature, Tensor
 
-__all__ = ["SIGNATURE", "FakeBackend", "admitted_of", "model_of", "rows_in"]
+__all__ = ["SIGNATURE", "FakeBackend", "admitted_of", "column_of", "model_of", "rows_in"]
 
 X = Tensor("x", np.dtype("float32"), (2,))
 SIGNATURE = Signature((X,), (Tensor("y", np.dtype("float32"), (2,)), Tensor("half", np.dtype("float32"), ())))
@@ -43,21 +44,34 @@ def model_of(name: str = "m", *, rows_max: int = 8, answer_rejected: bool = True
 
 
 def admitted_of(
-    rows: Sequence[int], *, first: int = 0, deadlines_ms: Sequence[int] | None = None, polled_ns: int = POLLED_NS
+    rows: Sequence[int],
+    *,
+    first: int = 0,
+    deadlines_ms: Sequence[int] | None = None,
+    polled_ns: int = POLLED_NS,
+    scattered: bool = False,
 ) -> Admitted:
     """Requests of so many rows each; row r of all holds ``[first + r, first + r]``."""
     total = sum(rows)
     ids = np.arange(first, first + total, dtype=np.float32)
+    column, starts = np.stack([ids, ids], axis=1), np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
     chunk = chunk_of([message(offset) for offset, _ in enumerate(rows)], polled_ns=polled_ns)
     return Admitted(
         chunk=chunk,
-        columns={"x": np.stack([ids, ids], axis=1)},
-        row_start=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+        columns={"x": Scattered(np.split(column, starts[1:-1])) if scattered else column},
+        row_start=starts,
         decoded_ns=polled_ns,
         indices=range(len(rows)),
         headers=HeaderColumns(len(rows), RequestHeaders(RAW_CODEC), {}),
         deadlines_ms=None if deadlines_ms is None else np.array(deadlines_ms, np.int64),
     )
+
+
+def column_of(admitted: Admitted, name: str = "x") -> np.ndarray[Any, Any]:
+    """All rows of a column, as they are written into a slot."""
+    rows = model_of().signature.inputs[0].empty(admitted.rows)
+    admitted.write(name, 0, rows)
+    return rows
 
 
 def rows_in(slot: Slot, rows: int) -> list[int]:

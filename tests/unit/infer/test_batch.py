@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.admit import Admitted
 from pipeline.core.errors import BackendBusyError, BackendError
 from pipeline.infer import Batch, Joined, Piece, Run
-from tests.unit.infer.makers import SIGNATURE, FakeBackend, admitted_of, rows_in
+from tests.unit.infer.makers import SIGNATURE, FakeBackend, admitted_of, column_of, rows_in
 
 Request = tuple[int, int]  # the admitted it is of, its number there
 
@@ -25,7 +25,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Admitted], Batch]:
     batch, first = Batch([], [], 0, 7), 0
     for kind in draw(st.lists(st.sampled_from(["run", "run", "run", "piece"]), min_size=1, max_size=6)):
         sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
-        each = admitted_of(sizes, first=first)
+        each = admitted_of(sizes, first=first, scattered=draw(st.booleans()))
         admitted.append(each)
         first += each.rows
         if kind == "run":
@@ -42,7 +42,7 @@ def batches(draw: st.DrawFn) -> tuple[list[Admitted], Batch]:
 def rows_of(batch: Batch) -> list[int]:
     """The numbers of the rows a batch should hold, in order."""
     parts = sorted(batch.parts(), key=lambda part: part.slot_row)
-    return [int(part.admitted.columns["x"][part.first_row + row, 0]) for part in parts for row in range(part.rows)]
+    return [int(column_of(part.admitted)[part.first_row + row, 0]) for part in parts for row in range(part.rows)]
 
 
 def requests_of(batch: Batch) -> list[tuple[int, int]]:

@@ -6,6 +6,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from pipeline.core.errors import BackendError
+from tests.unit.infer.makers import column_of
 from tests.unit.intake.messages import POLLED_MS, message
 from tests.unit.publish.bench import KEY, Bench, Sent, flow
 from tests.unit.publish.test_predictions import RAW_HEADERS, raw, release, request
@@ -31,7 +32,7 @@ def test_admission_leaves_duplicates_out_beside_requests_of_every_kind() -> None
         chunk = [named(0), named(1, row=2.0), named(2), request(3, 4.0), named(4, "b", deadline_in_ms=50), named(5)]
         (admitted,) = bench.admit(*chunk)
         assert list(admitted.indices) == [0, 1, 3, 4]
-        assert admitted.columns["x"][:, 0].tolist() == [1.0, 2.0, 4.0, 1.0]
+        assert column_of(admitted)[:, 0].tolist() == [1.0, 2.0, 4.0, 1.0]
         assert [admitted.headers[at].request_id for at in range(4)] == ["a", "a", None, "b"]
         assert admitted.deadlines_ms is not None and admitted.deadlines_ms[3] == POLLED_MS + 50
         assert bench.admit(named(6), named(7)) == []

@@ -15,7 +15,7 @@ from pipeline.infer import Batch
 from pipeline.window import Waiting
 from pipeline.window.asked import PATIENCE_NS
 from pipeline.window.ordered import Asked
-from tests.unit.infer.makers import FakeBackend, admitted_of, rows_in
+from tests.unit.infer.makers import FakeBackend, admitted_of, column_of, rows_in
 
 BATCH_ROWS_MAX = 8
 
@@ -220,7 +220,7 @@ def check_take(naive: list[Request], batch: Batch, rows_max: int) -> list[Reques
 def check_expire(naive: list[Request], waiting: Waiting, now_ns: int) -> list[Request]:
     late = [r for r in naive if r.asks and r.order_ns <= now_ns and not r.begun]
     found = [
-        admitted.columns["x"][admitted.row_start[index] : admitted.row_start[index + 1], 0].tolist()
+        column_of(admitted)[admitted.row_start[index] : admitted.row_start[index + 1], 0].tolist()
         for admitted, gone in waiting.expire(now_ns)
         for index in gone
     ]
