@@ -18,13 +18,14 @@ from pipeline.core.clock import SYSTEM_CLOCK, Clock
 from pipeline.core.limits import Limits
 from pipeline.intake import Chunk, RawColumns
 from pipeline.models import Model
-from topics.codecs import Codec, Decoded
+from topics.codecs import Codec
 from topics.codes import BadRequest, Code
 from topics.limits import RequestLimits
 
 __all__ = ["Admission", "Admitted", "Reject"]
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+Column = np.ndarray[Any, Any] | Scattered
 Reject = Callable[[Chunk, Sequence[tuple[int, BadRequest]]], None]
 """Takes a chunk and its bad requests (index in the chunk, why)."""
 PassOver = Callable[[Chunk, Sequence[int]], None]
@@ -45,7 +46,7 @@ class Admitted:
     """
 
     chunk: Chunk
-    columns: Mapping[str, np.ndarray[Any, Any] | Scattered]
+    columns: Mapping[str, Column]
     row_start: IntArray  # (requests + 1,)
     decoded_ns: int
     indices: Sequence[int]
@@ -178,10 +179,10 @@ class Admission:
         values = chunk.values()
         if len(requests.indices) < len(values):
             values = [values[index] for index in requests.indices]
-        decoded = self._decoded(requests.headers.common.codec, values)
-        if decoded.rejected:
-            bad.extend((requests.indices[position], error) for position, error in decoded.rejected)
-            refused = {position for position, _ in decoded.rejected}
+        columns, rows, rejected = self._decoded(requests.headers.common.codec, values)
+        if rejected:
+            bad.extend((requests.indices[position], error) for position, error in rejected)
+            refused = {position for position, _ in rejected}
             if self._duplicates is not None:
                 for position in refused:
                     self._duplicates.forget(chunk, requests.indices[position], requests.headers[position])
@@ -189,10 +190,13 @@ class Admission:
         if not requests.indices:
             return []
         row_start = np.zeros(len(requests.indices) + 1, np.int64)
-        decoded.rows.cumsum(out=row_start[1:])
-        return [Admitted(chunk, decoded.columns, row_start, self._clock.now_ns(), *requests)]
+        rows.cumsum(out=row_start[1:])
+        return [Admitted(chunk, columns, row_start, self._clock.now_ns(), *requests)]
 
-    def _decoded(self, codec: Codec, values: Sequence[bytes | None]) -> Decoded | _Apart:
+    def _decoded(
+        self, codec: Codec, values: Sequence[bytes | None]
+    ) -> tuple[Mapping[str, Column], IntArray, Sequence[tuple[int, BadRequest]]]:
+        """The fields of `Decoded`, the columns of large requests scattered."""
         decode = partial(
             codec.decode_requests,
             inputs=self._inputs,
@@ -202,22 +206,15 @@ class Admission:
         )
         # A model of sequences takes them apart by their lengths anyway.
         if self._sequences[0] or sum(map(len, filter(None, values))) < SCATTERED_BYTES * len(values):
-            return decode(values)
+            together = decode(values)
+            return together.columns, together.rows, together.rejected
         each = [decode([value]) for value in values]
         good = [one for one in each if not one.rejected]
-        return _Apart(
+        return (
             {tensor.name: Scattered([one.columns[tensor.name] for one in good]) for tensor in self._inputs},
             np.array([one.rows[0] for one in good], np.int64),
             [(at, why) for at, one in enumerate(each) for _, why in one.rejected],
         )
-
-
-class _Apart(NamedTuple):
-    """`Decoded` of large requests."""
-
-    columns: Mapping[str, Scattered]
-    rows: IntArray
-    rejected: Sequence[tuple[int, BadRequest]]
 
 
 class _Requests(NamedTuple):

@@ -23,6 +23,9 @@ class Scattered:
         self.parts = parts
         self._starts = list(accumulate(map(len, parts), initial=0))
 
+    def __len__(self) -> int:
+        return self._starts[-1]
+
     def write(self, first: int, into: Array) -> None:
         """Copy as many rows as ``into`` has, from row ``first`` on."""
         at, end = bisect_right(self._starts, first) - 1, first + len(into)

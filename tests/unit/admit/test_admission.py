@@ -59,7 +59,7 @@ def rows_by_message(admitted: Sequence[Admitted]) -> dict[int, list[float]]:
     found: dict[int, list[float]] = {}
     for each in admitted:
         assert len(each) == len(each.indices) == len(each.row_start) - 1
-        assert each.row_start[0] == 0 and each.rows == each.row_start[-1]
+        assert each.row_start[0] == 0 and each.rows == len(each.columns["x"])
         assert len(each.headers) == len(each)
         assert each.deadlines_ms is None or len(each.deadlines_ms) == len(each)
         for request, index in enumerate(each.indices):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import faust
+import pytest
 
 import pipeline.serve
 from pipeline.app import create_app, flow_of
@@ -43,7 +44,7 @@ def lose_while_draining() -> int:
         )
         flow, intake = flow_of(app)
         flow._backends.append(backend)
-        intake._let_go = _telling(intake._let_go, draining)  # type: ignore[method-assign]
+        patch.setattr(intake, "_let_go", _telling(intake._let_go, draining))
         return app
 
     def lose() -> None:
@@ -60,8 +61,9 @@ def lose_while_draining() -> int:
         broker.produce(model_of().topics.requests, 0, bytes(8), None, [("content-type", RAW.encode())])
         threading.Thread(target=lose, daemon=True).start()
 
-    pipeline.serve.create_app = made  # type: ignore[attr-defined]
-    code = pipeline.serve.run_worker([model_of()], Settings("broker"), ready=ready)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.serve, "create_app", made)
+        code = pipeline.serve.run_worker([model_of()], Settings("broker"), ready=ready)
     sys.stdout.write(str(broker.committed))
     return code
 

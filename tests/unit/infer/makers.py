@@ -67,10 +67,10 @@ def admitted_of(
     )
 
 
-def column_of(admitted: Admitted, name: str = "x") -> np.ndarray[Any, Any]:
-    """All rows of a column, as they are written into a slot."""
-    rows = model_of().signature.inputs[0].empty(admitted.rows)
-    admitted.write(name, 0, rows)
+def column_of(admitted: Admitted) -> np.ndarray[Any, Any]:
+    """All rows of the one input, as they are written into a slot."""
+    rows = X.empty(admitted.rows)
+    admitted.write(X.name, 0, rows)
     return rows
 
 

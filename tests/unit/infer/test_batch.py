@@ -42,7 +42,8 @@ def batches(draw: st.DrawFn) -> tuple[list[Admitted], Batch]:
 def rows_of(batch: Batch) -> list[int]:
     """The numbers of the rows a batch should hold, in order."""
     parts = sorted(batch.parts(), key=lambda part: part.slot_row)
-    return [int(column_of(part.admitted)[part.first_row + row, 0]) for part in parts for row in range(part.rows)]
+    columns = [column_of(part.admitted)[part.first_row : part.first_row + part.rows, 0] for part in parts]
+    return [int(row) for column in columns for row in column]
 
 
 def requests_of(batch: Batch) -> list[tuple[int, int]]:
